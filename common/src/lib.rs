@@ -1,0 +1,17 @@
+//! What two or more of the autofs-cr tools need. The folders name roles:
+//!
+//! | module | role |
+//! |---|---|
+//! | [`sys`] | the system calls; the only place with `unsafe` |
+//! | [`model`] | the words of the project as types: device, path, options |
+//! | [`proc`] | reading /proc |
+//! | [`scan`] | from /proc to a report |
+//! | [`doc`] | the documents: report, image, stage |
+//! | [`segment`] | the shared memory by which restore and the fixups work together |
+//! | [`masters`] | what each kind of master needs to recognise its mounts |
+//! | [`target`] | a process whose namespaces a tool works in |
+//! | [`child`] | steps that may block, run in a child process with a deadline |
+//! | [`cli`], [`exit`] | one command-line dialect |
+
+pub mod model;
+pub mod sys;

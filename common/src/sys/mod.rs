@@ -1,0 +1,6 @@
+//! The system layer: one small safe function per system call that nix and rustix do not wrap,
+//! named after the call. This folder is the only one in the project that may contain `unsafe`;
+//! each block says what makes it sound.
+#![allow(unsafe_code)]
+
+pub mod autofs;

@@ -1,0 +1,1 @@
+//! The sandbox in which the tests meet the real kernel.
