@@ -13,5 +13,7 @@
 //! | [`child`] | steps that may block, run in a child process with a deadline |
 //! | [`cli`], [`exit`] | one command-line dialect |
 
+pub mod doc;
+pub mod masters;
 pub mod model;
 pub mod sys;

@@ -1,13 +1,17 @@
 //! The words of the project as types. What they mean is in the design; here is how they are written.
 
 mod device;
+mod fdflags;
 mod options;
 mod path;
 mod pid;
+mod propagation;
 mod state;
 
 pub use device::{Device, ParseDeviceError};
+pub use fdflags::FdFlags;
 pub use options::{KernelPipe, MountType, Options, ParseOptionsError, SuperOptions};
 pub use path::{ParsePathError, TextPath};
 pub use pid::{ParsePidError, Pid};
+pub use propagation::{ParsePropagationError, Propagation};
 pub use state::State;
