@@ -10,10 +10,16 @@
 //! | [`segment`] | the shared memory by which restore and the fixups work together |
 //! | [`masters`] | what each kind of master needs to recognise its mounts |
 //! | [`target`] | a process whose namespaces a tool works in |
+//! | [`channel`] | typed messages between a tool and its children |
 //! | [`child`] | steps that may block, run in a child process with a deadline |
 //! | [`cli`], [`exit`] | one command-line dialect |
 
+pub mod channel;
+pub mod child;
+pub mod cli;
 pub mod doc;
+pub mod exit;
 pub mod masters;
 pub mod model;
 pub mod sys;
+pub mod target;

@@ -1,0 +1,127 @@
+//! Steps that may block, run in a child process: it can be killed when a deadline passes, where a
+//! thread could not. SIGKILL also ends a wait on an autofs mount.
+
+use std::io;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+use crate::channel::Channel;
+use crate::model::Pid;
+use crate::sys::process::{Fork, exit_child, fork};
+
+/// A child process and the channel to it. It is killed and reaped when dropped.
+#[derive(Debug)]
+pub struct Child {
+    pid: Pid,
+    channel: Channel,
+    reaped: bool,
+}
+
+impl Child {
+    /// Forks a child that runs `work` and then ends, with code 0 if that is `Ok`. It dies with this
+    /// process. Only for a process with one thread.
+    pub fn spawn(work: impl FnOnce(Channel) -> anyhow::Result<()>) -> io::Result<Self> {
+        let (ours, theirs) = Channel::pair()?;
+        let parent = Pid::this();
+        match fork()? {
+            Fork::Parent(pid) => Ok(Self { pid, channel: ours, reaped: false }),
+            Fork::Child => {
+                drop(ours);
+                exit_child(run(parent, || work(theirs)))
+            }
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Kills and reaps it.
+    pub fn kill(&mut self) {
+        if !self.reaped {
+            // It is our child and not reaped, so the id cannot be another's.
+            let _ = kill(self.pid.to_nix(), Signal::SIGKILL);
+            let _ = self.wait();
+        }
+    }
+
+    /// Waits for its end: `true` if its work was `Ok`. Only for a child that is sure to end.
+    pub fn wait(&mut self) -> io::Result<bool> {
+        loop {
+            match waitpid(self.pid.to_nix(), None) {
+                Ok(status) => {
+                    self.reaped = true;
+                    return Ok(matches!(status, WaitStatus::Exited(_, 0)));
+                }
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Whether it has ended; reaps it if so.
+    pub fn has_ended(&mut self) -> bool {
+        if !self.reaped {
+            let status = waitpid(self.pid.to_nix(), Some(WaitPidFlag::WNOHANG));
+            self.reaped = !matches!(status, Ok(WaitStatus::StillAlive) | Err(Errno::EINTR));
+        }
+        self.reaped
+    }
+}
+
+impl Deref for Child {
+    type Target = Channel;
+
+    fn deref(&self) -> &Channel {
+        &self.channel
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What a forked child does around its work: a code for the end, whatever happens.
+fn run(parent: Pid, work: impl FnOnce() -> anyhow::Result<()>) -> u8 {
+    if let Err(error) = die_with(parent) {
+        eprintln!("autofs-cr: child: cannot bind its life to its parent's: {error}");
+        return 1;
+    }
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => 0,
+        Ok(Err(error)) => {
+            eprintln!("autofs-cr: child: {error:#}");
+            1
+        }
+        Err(_) => 101,
+    }
+}
+
+/// Arranges that this process is killed when its parent dies.
+pub fn die_with(parent: Pid) -> io::Result<()> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // The parent may have died before the call; then nothing would come any more. Its id is not
+    // visible from a fresh pid namespace, where getppid gives 0.
+    match Pid::from_nix(nix::unistd::getppid()) {
+        Some(now) if now != parent => Err(Errno::ESRCH.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Sends `request` to a child and waits for the answer.
+pub fn ask<Q: serde::Serialize, A: serde::de::DeserializeOwned>(
+    child: &Child,
+    request: &Q,
+    deadline: Option<Instant>,
+) -> Result<A, crate::channel::ChannelError> {
+    child.send(request, &[])?;
+    child.receive(deadline).map(|(answer, _)| answer)
+}

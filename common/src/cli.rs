@@ -1,0 +1,83 @@
+//! The command-line dialect that the four tools share.
+
+use std::fmt;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+/// How much a tool says on standard error.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Verbosity {
+    /// Say what is done, step by step
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Say nothing but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Where a document comes from.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Input {
+    /// Read the document of the stage before from FILE (`-`: standard input)
+    #[arg(short, long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+}
+
+/// Where the output goes.
+#[derive(Args, Clone, Debug, Default)]
+pub struct OutputArg {
+    /// Write to FILE, which appears whole or not at all (`-`: standard output)
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// Parses a number of seconds, with or without a fraction.
+pub fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("'{text}' is no number of seconds"))?;
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|duration| *duration <= Duration::from_secs(86_400 * 365))
+        .ok_or_else(|| format!("'{text}' is no possible number of seconds"))
+}
+
+/// What a tool says to people: on standard error, as `tool: what`.
+#[derive(Clone, Copy, Debug)]
+pub struct Voice {
+    tool: &'static str,
+    verbosity: Verbosity,
+}
+
+impl Voice {
+    /// The voice of a tool.
+    pub fn new(tool: &'static str, verbosity: Verbosity) -> Self {
+        Self { tool, verbosity }
+    }
+
+    /// Says what a user asked to hear with `--verbose`.
+    pub fn detail(&self, what: impl fmt::Display) {
+        if self.verbosity.verbose {
+            eprintln!("{}: {what}", self.tool);
+        }
+    }
+
+    /// Says what a user wants to know unless `--quiet` was given.
+    pub fn note(&self, what: impl fmt::Display) {
+        if !self.verbosity.quiet {
+            eprintln!("{}: {what}", self.tool);
+        }
+    }
+
+    /// Says what went wrong while the work goes on.
+    pub fn warn(&self, what: impl fmt::Display) {
+        eprintln!("{}: warning: {what}", self.tool);
+    }
+}
+
+/// Whether standard output may be coloured: it is a terminal, and NO_COLOR is not set (no-color.org).
+pub fn may_colour() -> bool {
+    let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !forbidden && std::io::stdout().is_terminal()
+}

@@ -1,0 +1,55 @@
+//! Exit codes: the same four in all tools, and the only place that turns an error into one.
+
+use std::process::ExitCode;
+
+/// How a tool ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done,
+    /// Failed, and nothing was changed or all was undone.
+    Failed,
+    /// Wrong usage. clap uses the same number.
+    Usage,
+    /// Done, but something needs attention.
+    Attention,
+}
+
+impl Exit {
+    /// The number.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Attention => 3,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// Ends `main`: prints the error, if there is one, as `tool: what: why`, once.
+pub fn conclude(tool: &str, result: anyhow::Result<Exit>) -> ExitCode {
+    match result {
+        Ok(exit) => exit.into(),
+        // The reader of our output has what it wanted, as in `autofs-inspect | head -1`.
+        Err(error) if is_broken_pipe(&error) => Exit::Done.into(),
+        Err(error) => {
+            eprintln!("{tool}: {error:#}");
+            Exit::Failed.into()
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    use crate::doc::DocError;
+    error.chain().any(|cause| match cause.downcast_ref::<DocError>() {
+        Some(DocError::Write { source, .. }) => source.kind() == std::io::ErrorKind::BrokenPipe,
+        _ => false,
+    })
+}

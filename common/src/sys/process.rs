@@ -1,0 +1,42 @@
+//! Forking.
+
+use std::io;
+
+use nix::unistd::ForkResult;
+
+use crate::model::Pid;
+
+/// Which side of a fork this is.
+#[derive(Debug)]
+pub enum Fork {
+    /// The process that forked; the child's id.
+    Parent(Pid),
+    /// The new process.
+    Child,
+}
+
+/// fork(2), for a process with one thread. With more the child could find a lock held for ever, so
+/// that is refused (EBUSY).
+pub fn fork() -> io::Result<Fork> {
+    if thread_count().is_some_and(|count| count > 1) {
+        return Err(nix::errno::Errno::EBUSY.into());
+    }
+    // SAFETY: the child of a process with a single thread may do all that its parent may.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Pid::from_nix(child)
+            .map(Fork::Parent)
+            .ok_or_else(|| io::Error::other("the kernel gave a child no valid id")),
+        ForkResult::Child => Ok(Fork::Child),
+    }
+}
+
+/// How many threads this process has; `None` where there is no /proc to tell.
+fn thread_count() -> Option<usize> {
+    std::fs::read_dir("/proc/self/task").ok().map(Iterator::count)
+}
+
+/// Ends a forked child at once, without running what its parent registered for its own end.
+pub fn exit_child(code: u8) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(i32::from(code)) }
+}
