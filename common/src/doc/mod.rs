@@ -6,6 +6,7 @@
 
 mod flow;
 mod format;
+mod guard;
 pub mod image;
 mod output;
 pub mod report;
@@ -23,8 +24,8 @@ pub use output::Output;
 pub use report::Report;
 pub use stage::Stage;
 
-/// The largest document that is read, in bytes: some 100 times an image of 20,000 mounts.
-pub const MAX_SIZE: u64 = 1 << 30;
+/// The largest document that is read, in bytes: some ten times an image of 20,000 mounts.
+pub const MAX_SIZE: u64 = 64 << 20;
 
 /// The last line of every document: YAML's mark for the end.
 pub const END: &str = "...";
@@ -106,6 +107,7 @@ pub fn parse<D: Kind + DeserializeOwned>(text: &[u8], name: &str) -> Result<D, D
     if !is_whole(text) {
         return Err(invalid(format!("it is cut off: its last line is not '{END}'")));
     }
+    guard::check(text).map_err(|error| invalid(error.to_string()))?;
     serde_yaml::from_str(text).map_err(|error| invalid(error.to_string()))
 }
 
@@ -269,6 +271,8 @@ mounts:
         assert!(parse::<Image>(b"format: \xff", "x").is_err());
         assert!(error_of("masters: []\n...\n").contains("missing field"));
         let bomb = "a: &a [x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nformat: autofs-cr/image/1\n...\n";
-        assert!(error_of(bomb).contains("unknown field"));
+        assert!(error_of(bomb).contains("anchor"), "{}", error_of(bomb));
+        let deep = format!("format: {}\n...\n", "[".repeat(100_000));
+        assert!(error_of(&deep).contains("nested"), "{}", error_of(&deep));
     }
 }

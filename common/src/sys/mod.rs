@@ -4,4 +4,7 @@
 #![allow(unsafe_code)]
 
 pub mod autofs;
+pub mod inherited;
+pub mod mount;
 pub mod process;
+pub mod ptrace;
