@@ -1,5 +1,6 @@
 //! The private world of a test.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -61,8 +62,9 @@ impl Builder {
         let connected = listener.accept(DEADLINE).and_then(|mut link| Ok((link.pid(DEADLINE)?, link)));
         match connected {
             Ok((pid, link)) => {
+                let held = File::open(format!("/proc/{pid}/ns/mnt")).context("open the mount namespace")?;
                 let namespace = mount_namespace(pid).context("the init of the sandbox is gone")?;
-                Ok(Sandbox { helper, link, pid, namespace, work })
+                Ok(Sandbox { helper, link, pid, namespace, _held: held, work })
             }
             Err(error) => {
                 let _ = helper.kill();
@@ -80,6 +82,9 @@ pub struct Sandbox {
     link: Link,
     pid: Pid,
     namespace: PathBuf,
+    // The kernel gives the number of a namespace that is gone to the next one; `end` must not kill
+    // what is in that.
+    _held: File,
     work: TempDir,
 }
 
