@@ -21,5 +21,6 @@ pub mod doc;
 pub mod exit;
 pub mod masters;
 pub mod model;
+pub mod segment;
 pub mod sys;
 pub mod target;

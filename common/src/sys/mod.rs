@@ -5,6 +5,7 @@
 
 pub mod autofs;
 pub mod inherited;
+pub mod mmap;
 pub mod mount;
 pub mod process;
 pub mod ptrace;
