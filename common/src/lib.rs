@@ -21,6 +21,8 @@ pub mod doc;
 pub mod exit;
 pub mod masters;
 pub mod model;
+pub mod proc;
+pub mod scan;
 pub mod segment;
 pub mod sys;
 pub mod target;

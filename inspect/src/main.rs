@@ -1,3 +1,87 @@
 //! Show every autofs mount, its master and its state.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod check;
+mod cli;
+mod notes;
+mod table;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use autofs_cr_common::cli::{Voice, may_colour};
+use autofs_cr_common::doc::{self, DocError, Output, Report};
+use autofs_cr_common::exit::{Exit, conclude};
+use autofs_cr_common::proc::Proc;
+use autofs_cr_common::scan::{Scope, scan};
+use clap::Parser;
+
+use cli::{Cli, Format};
+
+/// The name of this tool in messages.
+const TOOL: &str = "autofs-inspect";
+
+fn main() -> ExitCode {
+    conclude(TOOL, run(&Cli::parse()))
+}
+
+fn run(cli: &Cli) -> Result<Exit> {
+    let proc = Proc::open().context("cannot open /proc")?;
+    let report = scan(&proc, scope(cli))?;
+    notes::tell(&report, Voice::new(TOOL, cli.verbosity));
+    if cli.check {
+        return check(cli, &report);
+    }
+    let mut output = open_output(cli)?;
+    write(cli, &report, &mut output)?;
+    output.finish()?;
+    Ok(Exit::Done)
+}
+
+fn scope(cli: &Cli) -> Scope {
+    match (cli.all, cli.pid) {
+        (true, _) => Scope::All,
+        (false, Some(pid)) => Scope::Of(pid),
+        (false, None) => Scope::Own,
+    }
+}
+
+/// Silent where all is healthy, so that it can run from cron.
+fn check(cli: &Cli, report: &Report) -> Result<Exit> {
+    let unhealthy = check::unhealthy(report);
+    if unhealthy.is_empty() {
+        return Ok(Exit::Done);
+    }
+    let mut output = open_output(cli)?;
+    for line in &unhealthy {
+        writeln!(output, "{line}").map_err(|source| write_error(cli, source))?;
+    }
+    output.finish()?;
+    Ok(Exit::Attention)
+}
+
+fn open_output(cli: &Cli) -> Result<Output, DocError> {
+    Output::open(cli.output.output.as_deref())
+}
+
+fn write(cli: &Cli, report: &Report, output: &mut Output) -> Result<(), DocError> {
+    let written = match cli.format() {
+        Format::Table => table::write(report, colour(cli), output),
+        Format::Yaml => doc::write(report, output),
+        Format::Json => doc::write_json(report, output),
+    };
+    written.map_err(|source| write_error(cli, source))
+}
+
+fn colour(cli: &Cli) -> bool {
+    cli.output.output.is_none() && may_colour()
+}
+
+fn write_error(cli: &Cli, source: std::io::Error) -> DocError {
+    let name = match &cli.output.output {
+        Some(path) => path.display().to_string(),
+        None => "standard output".to_owned(),
+    };
+    DocError::Write { name, source }
+}

@@ -124,6 +124,12 @@ pub fn write<D: Kind + Serialize>(document: &D, out: &mut impl Write) -> io::Res
     writeln!(out, "{END}")
 }
 
+/// Writes a document as JSON: the same fields, for other programs.
+pub fn write_json<D: Kind + Serialize>(document: &D, out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, document)?;
+    writeln!(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::image::{Directory, End, Master, Mode, Mount, Pipe, Superblock, Symlink};

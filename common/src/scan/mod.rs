@@ -1,0 +1,110 @@
+//! From /proc to a report.
+//!
+//! | stage | file | reads |
+//! |---|---|---|
+//! | 1. the namespaces and their mounts | `tables.rs` | `mountinfo`, `ns/*` |
+//! | 2. who holds which end of the pipes, and control fds | `holders.rs` | `fd`, `fdinfo`, `status`, `stat` |
+//! | 3. the state of each superblock | `judge.rs` | `stat` of all, where something is not served |
+//! | 4. requests that wait unread | `requests.rs` | the pipes themselves, by tee(2) |
+//!
+//! Nothing here walks a path onto a mount: a touch starts a mount and can hang for ever.
+
+mod holders;
+mod judge;
+mod requests;
+mod tables;
+
+use std::io;
+
+use crate::doc::{Format, Report};
+use crate::model::Pid;
+use crate::proc::Proc;
+use crate::proc::mountinfo::MalformedLine;
+
+/// What to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The mount namespace of this process.
+    Own,
+    /// The mount namespace of a process, as from its root directory.
+    Of(Pid),
+    /// Every mount namespace that a visible process is in.
+    All,
+}
+
+/// Why no report could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// There is no such process.
+    #[error("process {0} does not exist")]
+    NoProcess(Pid),
+    /// Its mounts are not for this user to see.
+    #[error("cannot read the mounts of process {0}: permission denied (are you root?)")]
+    NotAllowed(Pid),
+    /// The proc file system shows another pid namespace than the one of this process, so that ids in
+    /// it and ids in mountinfo do not mean the same.
+    #[error(
+        "{0} belongs to another pid namespace than this process: mount a proc file system of its own there first"
+    )]
+    ForeignProc(String),
+    /// Something that must be there cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A mountinfo file makes no sense.
+    #[error("cannot understand the mounts of process {pid}: {source}")]
+    MountInfo {
+        /// The process.
+        pid: Pid,
+        /// The cause.
+        source: MalformedLine,
+    },
+    /// An autofs mount has options that make no sense.
+    #[error("cannot understand the autofs mount {mount_point} of process {pid}: {cause}")]
+    Autofs {
+        /// The process.
+        pid: Pid,
+        /// The mount.
+        mount_point: String,
+        /// The cause.
+        cause: String,
+    },
+}
+
+/// Looks at the autofs mounts in `scope`, at who serves them, and at what waits for an answer.
+pub fn scan(proc: &Proc, scope: Scope) -> Result<Report, ScanError> {
+    let reader = reader(proc)?;
+    let pids = proc.pids().map_err(|source| read_error(proc, "", source))?;
+    let mut hidden = Vec::new();
+    let tables = tables::collect(proc, scope, &pids, &mut hidden)?;
+    let holders = holders::find(proc, &pids, reader, &tables);
+    let judged = judge::judge(proc, &pids, &tables, &holders, &mut hidden);
+    let requests = requests::waiting(proc, &holders, &mut hidden);
+    Ok(Report {
+        format: Format::CURRENT,
+        hidden,
+        namespaces: tables.namespaces,
+        processes: holders.processes,
+        superblocks: judged,
+        mounts: tables.mounts,
+        content: tables.content,
+        requests,
+    })
+}
+
+/// This process in the tree; `None` for a fixture tree.
+fn reader(proc: &Proc) -> Result<Option<Pid>, ScanError> {
+    let reader = proc.reader();
+    match reader {
+        Some(pid) if pid != Pid::this() => Err(ScanError::ForeignProc(proc.path().display().to_string())),
+        _ => Ok(reader),
+    }
+}
+
+fn read_error(proc: &Proc, file: &str, source: io::Error) -> ScanError {
+    ScanError::Read { path: proc.path().join(file).display().to_string(), source }
+}

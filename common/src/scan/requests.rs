@@ -1,0 +1,214 @@
+//! Requests that wait unread in a pipe: copied by tee(2), not consumed.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, tee};
+
+use super::holders::Holders;
+use crate::doc::report::{Access, PipeEnd, Process, Request, RequestKind};
+use crate::model::{Device, TextPath};
+use crate::proc::{Absence, Proc, absence};
+
+/// `struct autofs_v5_packet` of linux/auto_fs.h up to the end of its last field. The kernel pads it to
+/// 304 bytes where 64-bit numbers are aligned to 8.
+const PACKET_SIZE: usize = 300;
+const NAME_OFFSET: usize = 44;
+const NAME_SIZE: usize = 256;
+
+/// The largest packet of any protocol.
+const LARGEST_PACKET: usize = 4096;
+
+/// The requests in all pipes that have a reader, by pipe and in the order of the pipe.
+pub(super) fn waiting(proc: &Proc, holders: &Holders, hidden: &mut Vec<String>) -> Vec<Request> {
+    let mut pipes: Vec<u64> = holders.readers.keys().copied().collect();
+    pipes.sort_unstable();
+    let mut found = Found::default();
+    for pipe in pipes {
+        if let Err(error) = found.read_pipe(proc, holders, pipe) {
+            hidden.push(format!("the requests that wait in pipe {pipe}: {error}"));
+        }
+    }
+    if found.not_understood > 0 {
+        hidden.push(format!(
+            "{} waiting requests of a protocol older than 5, which are not understood",
+            found.not_understood
+        ));
+    }
+    found.requests
+}
+
+#[derive(Default)]
+struct Found {
+    requests: Vec<Request>,
+    not_understood: usize,
+    /// The pipe that they are copied into, made when the first is found.
+    copy: Option<Duplicate>,
+}
+
+impl Found {
+    fn read_pipe(&mut self, proc: &Proc, holders: &Holders, pipe: u64) -> io::Result<()> {
+        let mut last = Ok(());
+        for reader in holders.readers_of(pipe) {
+            let end = reader.pipe_ends.iter().find(|end| end.pipe == pipe && end.access != Access::Write);
+            let Some(end) = end else { continue };
+            match open(proc, reader, end) {
+                Ok(source) => return self.copy_from(&source, pipe),
+                Err(error) if absence(&error) == Some(Absence::Gone) => {}
+                Err(error) => last = Err(error),
+            }
+        }
+        last
+    }
+
+    fn copy_from(&mut self, source: &OwnedFd, pipe: u64) -> io::Result<()> {
+        let waiting = rustix::io::ioctl_fionread(source)?;
+        if waiting == 0 {
+            return Ok(());
+        }
+        let copy = match &mut self.copy {
+            Some(copy) => copy,
+            none => none.insert(Duplicate::new()?),
+        };
+        copy.fill(source)?;
+        while let Some(packet) = copy.next()? {
+            match parse(packet, pipe) {
+                Some(request) => self.requests.push(request),
+                None => self.not_understood += 1,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open(proc: &Proc, reader: &Process, end: &PipeEnd) -> io::Result<OwnedFd> {
+    let dir = proc.process(reader.pid)?;
+    // The process may have ended, and another one have its id.
+    if dir.stat()?.start_time != reader.start_time {
+        return Err(nix::errno::Errno::ESRCH.into());
+    }
+    let opened = dir.descriptors()?.reopen_for_reading(end.fd)?;
+    // It may also have closed the descriptor and opened something else there.
+    match rustix::fs::fstat(&opened)?.st_ino {
+        inode if inode == end.pipe => Ok(opened),
+        _ => Err(nix::errno::Errno::ESRCH.into()),
+    }
+}
+
+/// A pipe of our own, in which packets keep their bounds.
+struct Duplicate {
+    read: OwnedFd,
+    write: OwnedFd,
+    size: usize,
+    buffer: Vec<u8>,
+}
+
+impl Duplicate {
+    fn new() -> io::Result<Self> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let size = fcntl_getpipe_size(&write)?;
+        Ok(Self { read, write, size, buffer: vec![0; LARGEST_PACKET] })
+    }
+
+    /// Copies all that is in `source`. Each packet takes a slot, so this pipe needs as many of them.
+    fn fill(&mut self, source: &OwnedFd) -> io::Result<()> {
+        let needed = fcntl_getpipe_size(source)?;
+        if needed > self.size {
+            self.size = fcntl_setpipe_size(&self.write, needed)?;
+        }
+        match tee(source.as_fd(), self.write.as_fd(), i32::MAX as usize, SpliceFlags::NONBLOCK) {
+            // Somebody has read them meanwhile.
+            Err(rustix::io::Errno::AGAIN) => Ok(()),
+            result => Ok(result.map(drop)?),
+        }
+    }
+
+    fn next(&mut self) -> io::Result<Option<&[u8]>> {
+        match rustix::io::read(&self.read, &mut self.buffer) {
+            Ok(0) | Err(rustix::io::Errno::AGAIN) => Ok(None),
+            Ok(length) => Ok(Some(&self.buffer[..length])),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Understands a packet; `None` if it is of a protocol older than 5, or damaged.
+fn parse(packet: &[u8], pipe: u64) -> Option<Request> {
+    if packet.len() < PACKET_SIZE {
+        return None;
+    }
+    // The values of linux/auto_fs.h.
+    let (kind, has_name) = match word(packet, 4) {
+        3 => (RequestKind::Mount, true),
+        4 => (RequestKind::Expire, true),
+        5 => (RequestKind::Mount, false),
+        6 => (RequestKind::Expire, false),
+        _ => return None,
+    };
+    let length = word(packet, 40) as usize;
+    let name = packet.get(NAME_OFFSET..NAME_OFFSET + length.min(NAME_SIZE))?;
+    Some(Request {
+        pipe,
+        device: Device::decode(word(packet, 12)),
+        kind,
+        token: word(packet, 8),
+        inode: long(packet, 16),
+        uid: word(packet, 24),
+        gid: word(packet, 28),
+        pid: word(packet, 32),
+        tgid: word(packet, 36),
+        name: has_name.then(|| TextPath::from_bytes(name.to_vec())),
+    })
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    let mut word = [0; 4];
+    word.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_ne_bytes(word)
+}
+
+fn long(bytes: &[u8], at: usize) -> u64 {
+    let mut long = [0; 8];
+    long.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_ne_bytes(long)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(kind: u32, name: &[u8]) -> Vec<u8> {
+        let words = [5, kind, 77, 0x2d, 1234, 0, 1000, 1001, 42, 41, name.len() as u32];
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
+        bytes.extend_from_slice(name);
+        bytes.resize(304, 0);
+        bytes
+    }
+
+    #[test]
+    fn a_request_for_a_key_has_its_name() {
+        let request = parse(&packet(3, b"home/\xff"), 9).expect("a request");
+        assert_eq!(request.name.as_ref().map(|name| name.as_bytes()), Some(&b"home/\xff"[..]));
+        assert_eq!((request.pipe, request.token, request.device), (9, 77, Device::anonymous(45)));
+        assert_eq!((request.uid, request.gid, request.pid, request.tgid), (1000, 1001, 42, 41));
+    }
+
+    #[test]
+    fn the_name_of_a_direct_request_means_nothing() {
+        let request = parse(&packet(6, b"ffff8881"), 9).expect("a request");
+        assert_eq!((request.kind, request.name), (RequestKind::Expire, None));
+    }
+
+    #[test]
+    fn older_and_damaged_packets_are_passed_over() {
+        assert_eq!(parse(&packet(0, b"x"), 9), None);
+        assert_eq!(parse(&packet(3, b"x")[..299], 9), None);
+        assert_eq!(parse(&[], 9), None);
+        let mut lying = packet(3, b"x");
+        lying[40..44].copy_from_slice(&u32::MAX.to_ne_bytes());
+        assert_eq!(
+            parse(&lying, 9).and_then(|request| request.name).map(|name| name.as_bytes().len()),
+            Some(256)
+        );
+    }
+}
