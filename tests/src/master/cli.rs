@@ -7,6 +7,7 @@ use clap::{Parser, ValueEnum};
 /// A small autofs daemon for tests. Prints "ready" when it serves. Reads commands from standard
 /// input: "report", "expire PATH", "quit".
 #[derive(Debug, Parser)]
+#[command(args_override_self = true)]
 pub struct Cli {
     /// Mount a direct trigger here (may be given many times; the directory is made)
     #[arg(long, value_name = "PATH")]
