@@ -10,6 +10,8 @@
 //! so nobody else can write to it or shrink it. A fixup in a user namespace in which the file's owner has
 //! no id cannot use it.
 
+mod error;
+mod file;
 mod layout;
 mod locator;
 mod lock;
@@ -19,12 +21,11 @@ mod progress;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::fs::{File, Permissions};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,6 +39,7 @@ use crate::sys::mmap::SharedWords;
 use layout::Contents;
 use lock::Byte;
 
+pub use error::{ClaimError, ProgressError, SegmentError};
 pub use layout::{LayoutError, MAX_RECORDS, MAX_STRINGS};
 pub use locator::{Locator, Name, ParseLocatorError};
 pub use plan::{Master, Pipe, Plan, Process, Superblock};
@@ -45,113 +47,6 @@ pub use progress::{Outcome, Progress};
 
 /// The environment variable that locates the segment for a fixup: what [`Locator`] reads.
 pub const VARIABLE: &str = "AUTOFS_CR_SEGMENT";
-
-/// Why a segment cannot be made, opened or used.
-#[derive(Debug, thiserror::Error)]
-pub enum SegmentError {
-    /// It cannot be made.
-    #[error("cannot make the segment {name}: {source}")]
-    Create {
-        /// Its name.
-        name: String,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The plan does not fit into a segment.
-    #[error("cannot publish the plan: {0}")]
-    Plan(LayoutError),
-    /// It cannot be opened.
-    #[error("cannot open the segment {locator}: {source}")]
-    Open {
-        /// Where it should be.
-        locator: String,
-        /// The cause.
-        source: io::Error,
-    },
-    /// Another than restore as this user made it, or can write to it.
-    #[error("the segment {locator} is not to be trusted: {cause}")]
-    Untrusted {
-        /// Where it is.
-        locator: String,
-        /// What is wrong about it.
-        cause: String,
-    },
-    /// Its bytes are wrong.
-    #[error("the segment {locator} is not valid: {source}")]
-    Layout {
-        /// Where it is.
-        locator: String,
-        /// What is wrong.
-        source: LayoutError,
-    },
-    /// It is not the one that the stage document means.
-    #[error("the segment {locator} was made by process {found}, not by {expected}")]
-    Other {
-        /// Where it is.
-        locator: String,
-        /// Who made it.
-        found: Pid,
-        /// Who should have made it.
-        expected: Pid,
-    },
-}
-
-/// Why the progress of a superblock or of the restore cannot be read or changed.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum ProgressError {
-    /// There is no such superblock.
-    #[error("the segment has no superblock {0}")]
-    NoSuperblock(usize),
-    /// The step is not allowed.
-    #[error("superblock {index} is {from} and cannot become {to}")]
-    Step {
-        /// Which superblock.
-        index: usize,
-        /// What it is.
-        from: Progress,
-        /// What it was to become.
-        to: Progress,
-    },
-    /// The restore has ended already, in this way.
-    #[error("the restore has already ended: {0:?}")]
-    Ended(Outcome),
-    /// The word means nothing.
-    #[error("the segment was damaged: word {index} is {word:#x}")]
-    Word {
-        /// Which word.
-        index: usize,
-        /// What it is.
-        word: u32,
-    },
-}
-
-/// Why a master cannot be claimed.
-#[derive(Debug, thiserror::Error)]
-pub enum ClaimError {
-    /// There is no such master.
-    #[error("the segment has no master {0}")]
-    NoMaster(usize),
-    /// Another fixup that lives has it.
-    #[error("another fixup works on master {id}{}", process(.by))]
-    Claimed {
-        /// The id of the master.
-        id: String,
-        /// The fixup, in its own pid namespace, if it has left its id.
-        by: Option<Pid>,
-    },
-    /// The lock cannot be taken.
-    #[error("cannot lock master {id} in the segment: {source}")]
-    Lock {
-        /// The id of the master.
-        id: String,
-        /// The cause.
-        source: io::Error,
-    },
-}
-
-fn process(pid: &Option<Pid>) -> String {
-    pid.as_ref().map(|pid| format!(" (process {pid})")).unwrap_or_default()
-}
 
 /// An open segment.
 #[derive(Debug)]
@@ -192,7 +87,7 @@ impl Segment {
         let failed = |name: String| move |source| SegmentError::Create { name, source };
         let name = Name::random().map_err(failed("".into()))?;
         let file = name.create().map_err(failed(name.to_string()))?;
-        let segment = fill(&file, &bytes)
+        let segment = file::fill(&file, &bytes)
             .map_err(failed(name.to_string()))
             .and_then(|()| Self::open(&Locator::Name(name.clone())))
             .and_then(|segment| segment.hold_as_coordinator().map_err(failed(name.to_string())));
@@ -212,8 +107,8 @@ impl Segment {
         let untrusted = |cause| SegmentError::Untrusted { locator: locator.to_string(), cause };
         let watch = locator.open().map_err(failed)?;
         let hold = locator.open().map_err(failed)?;
-        check_trust(&watch, &hold).map_err(failed)?.map_err(untrusted)?;
-        let bytes = read_all(&watch).map_err(failed)?;
+        file::check_trust(&watch, &hold).map_err(failed)?.map_err(untrusted)?;
+        let bytes = file::read_all(&watch).map_err(failed)?;
         let contents = layout::decode(&bytes)
             .map_err(|source| SegmentError::Layout { locator: locator.to_string(), source })?;
         let count = layout::progress(contents.masters.len(), contents.superblocks.len());
@@ -480,40 +375,4 @@ fn read_progress(word: &AtomicU32, index: usize) -> Result<Progress, ProgressErr
 /// The time on CLOCK_MONOTONIC.
 fn now() -> Duration {
     Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default()
-}
-
-/// Writes the bytes, which also takes the memory for them: an access to the mapping cannot fail later.
-fn fill(mut file: &File, bytes: &[u8]) -> io::Result<()> {
-    file.set_permissions(Permissions::from_mode(MODE))?;
-    file.write_all(bytes)
-}
-
-const MODE: u32 = 0o600;
-/// The file system of shared memory (statfs(2)).
-const TMPFS_MAGIC: i64 = 0x0102_1994;
-
-/// Only what nobody else can write to is worth checking: the inner error says what is wrong. A file on another
-/// file system than tmpfs could belong to a server that answers as it likes.
-fn check_trust(file: &File, again: &File) -> io::Result<Result<(), String>> {
-    let (found, other) = (file.metadata()?, again.metadata()?);
-    let user = nix::unistd::geteuid().as_raw();
-    let mode = found.mode() & 0o7777;
-    Ok(if (found.dev(), found.ino()) != (other.dev(), other.ino()) {
-        Err("it was exchanged while it was opened".to_owned())
-    } else if !found.is_file() || rustix::fs::fstatfs(file)?.f_type as i64 != TMPFS_MAGIC {
-        Err("it is no shared memory (a file on tmpfs)".to_owned())
-    } else if found.uid() != user {
-        Err(format!("it belongs to user {}, not to {user}", found.uid()))
-    } else if mode != MODE {
-        Err(format!("its mode is {mode:04o}, not {MODE:04o}"))
-    } else {
-        Ok(())
-    })
-}
-
-/// The whole file, but not much more than the longest segment.
-fn read_all(file: &File) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.take(layout::MAX_SIZE).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

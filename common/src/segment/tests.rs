@@ -1,4 +1,6 @@
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -187,6 +189,25 @@ fn a_dead_claimant_is_noticed_and_its_claim_taken_over() {
 }
 
 #[test]
+fn a_claimant_in_another_pid_namespace_is_noticed_too() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let owner = create();
+    owner.advance(0, Progress::Created).expect("an allowed step");
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--pid", "--fork", "--kill-child"]).arg(std::env::current_exe().expect("this program"));
+    let mut fixup = start(unshare, "fixup", &owner.name().to_string(), Stdio::null());
+    wait_until(&owner, || owner.progress(0) == Ok(Progress::Claimed));
+    assert_eq!(owner.claimant(0), Some(pid(1)));
+    assert!(owner.is_claimed(0).expect("a look"));
+    fixup.kill().expect("a kill");
+    owner.wait_until_unclaimed(0).expect("a watch");
+    assert_eq!(owner.claim(0).expect("a claim taken over").left_by(), Some(pid(1)));
+    fixup.wait().expect("its end");
+}
+
+#[test]
 fn processes_wake_each_other_also_by_an_inherited_descriptor() {
     let owner = create();
     owner.advance(0, Progress::Created).expect("an allowed step");
@@ -220,7 +241,11 @@ fn a_dead_coordinator_is_noticed() {
 }
 
 fn helper(role: &str, locator: &str, stdin: Stdio) -> Child {
-    Command::new(std::env::current_exe().expect("this program"))
+    start(Command::new(std::env::current_exe().expect("this program")), role, locator, stdin)
+}
+
+fn start(mut program: Command, role: &str, locator: &str, stdin: Stdio) -> Child {
+    program
         .args(["--exact", "segment::tests::in_another_process", "--ignored", "--nocapture"])
         .env(ROLE, role)
         .env(VARIABLE, locator)
