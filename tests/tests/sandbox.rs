@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use autofs_cr_tests::require;
-use autofs_cr_tests::sandbox::{MasterOptions, Sandbox, TestCommand, TouchError, assert_no_leaks};
+use autofs_cr_tests::sandbox::{MasterOptions, Sandbox, TestCommand, TouchError, assert_no_leaks, program};
 use nix::errno::Errno;
 
 #[test]
@@ -202,5 +202,57 @@ fn a_command_has_input_output_status_user_and_deadline() -> Result<()> {
         TestCommand::new("echo").arg("through").pipe(TestCommand::new("tr").args(["a-z", "A-Z"]));
     first.assert_success();
     assert_eq!(second.assert_success().stdout, "THROUGH\n");
+    Ok(())
+}
+
+#[test]
+fn a_master_takes_over_the_mounts_of_a_pipe_that_it_inherits() -> Result<()> {
+    require!(Root, Autofs);
+    let sandbox = Sandbox::new()?;
+    let mut old = sandbox.master(MasterOptions::new().direct("d").arg("--ignore-requests"))?;
+    let mount = old.report()?.mounts.remove(0);
+    let mut waiting = sandbox.touch_in_background(sandbox.path("d"));
+    waiting.wait_until_blocked();
+    assert!(waiting.kill().is_err());
+
+    let probe = program("autofs-probe").display().to_string();
+    let arguments = format!("{} {}", mount.path.display(), mount.device);
+    let pipe = format!("{} {}", old.pid_inside(), mount.read_fd);
+    let script = format!(
+        "{probe} catatonic {arguments} && exec 7</proc/{}/fd/{} && {probe} set-pipe {arguments} {pipe} && \
+         exec \"$@\"",
+        old.pid_inside(),
+        mount.read_fd
+    );
+    let options = MasterOptions::new().via(["sh", "-c", &script, "sh"]).arg("--pipe-fd=7");
+    let mut new = sandbox.master(options)?;
+    old.kill()?;
+    let report = new.report()?;
+    assert_eq!((report.mounts.len(), report.mounts[0].read_fd), (1, 7));
+    // The old request was still in the pipe, and its wait had ended when the mount was catatonic.
+    assert_eq!(report.counters.stale, 1);
+    new.assert_undisturbed();
+    let served_by = sandbox.read(sandbox.path("d/served-by"))?;
+    assert!(served_by.starts_with(&format!("{} ", new.pid_inside())), "{served_by}");
+    Ok(())
+}
+
+#[test]
+fn a_command_that_leaves_a_process_behind_does_not_hang_the_test() -> Result<()> {
+    require!(Root);
+    let sandbox = Sandbox::new()?;
+    let left = sandbox.run(["sh", "-c", "setsid sleep 1000 2>/dev/null & echo started"]).assert_success();
+    assert_eq!(left.stdout, "started\n");
+    Ok(())
+}
+
+#[test]
+fn a_master_mounts_thousands() -> Result<()> {
+    require!(Root, Autofs);
+    let sandbox = Sandbox::new()?;
+    let bulk = sandbox.path("bulk").display().to_string();
+    let _master = sandbox.master(MasterOptions::new().args(["--bulk", &bulk, "2000"]))?;
+    assert_eq!(sandbox.autofs_lines().len(), 2000);
+    sandbox.touch(sandbox.path("bulk/001999"))?;
     Ok(())
 }

@@ -116,6 +116,11 @@ impl Daemon {
         };
         let outcome = self.act(&packet, &place);
         if let Err(error) = self.answer(&packet, &place, outcome) {
+            // EINVAL: no wait has that token (autofs_wait_release in fs/autofs/waitq.c).
+            if is_errno(&error, Errno::EINVAL) {
+                self.counters.stale += 1;
+                return;
+            }
             eprintln!("reference-master: answer request {}: {error:#}", packet.token);
             self.counters.errors += 1;
         }
@@ -209,6 +214,10 @@ struct Place {
     path: PathBuf,
     device: Device,
     control: Option<OwnedFd>,
+}
+
+fn is_errno(error: &anyhow::Error, errno: Errno) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.raw_os_error() == Some(errno as i32))
 }
 
 fn errno(error: &io::Error) -> Errno {

@@ -41,6 +41,8 @@ pub struct Counters {
     pub failed: u64,
     /// Requests for a mount that it does not know, which it did not answer.
     pub ignored: u64,
+    /// Requests whose wait had ended before the answer: the mount was catatonic in between.
+    pub stale: u64,
     /// Requests that it read and swallowed on purpose.
     pub swallowed: u64,
     /// Pipes at whose end it came: the last write end was closed.

@@ -20,6 +20,8 @@ use super::{DEADLINE, End, Sandbox, program};
 /// absolute are in the sandbox's work directory.
 #[derive(Clone, Debug, Default)]
 pub struct MasterOptions {
+    via: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
     mounts: Vec<(&'static str, PathBuf)>,
     arguments: Vec<OsString>,
 }
@@ -62,6 +64,19 @@ impl MasterOptions {
         self
     }
 
+    /// Starts it by another program, that is given its command line and must exec it:
+    /// `.via([fixup, "--exec", "--"])`.
+    pub fn via(mut self, words: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.via.extend(words.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets a variable of its environment.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
     /// As systemd does it: one pipe for each mount, no write end, O_NONBLOCK, epoll, by the device.
     pub fn like_systemd(self) -> Self {
         self.args(["--pipes=each", "--write-end=close", "--nonblock", "--wait=epoll", "--identity=device"])
@@ -75,8 +90,10 @@ impl MasterOptions {
     pub(super) fn start(self, sandbox: &Sandbox) -> Result<Master> {
         let mounts =
             self.mounts.iter().flat_map(|(option, path)| [(*option).into(), sandbox.path(path).into()]);
-        let arguments: Vec<OsString> = mounts.chain(self.arguments).collect();
-        Master::start(sandbox, &arguments)
+        let program = program("reference-master").into_os_string();
+        let words: Vec<OsString> =
+            self.via.iter().cloned().chain([program]).chain(mounts).chain(self.arguments.clone()).collect();
+        Master::start(sandbox, &words, &self.environment)
     }
 }
 
@@ -89,10 +106,10 @@ pub struct Master {
 }
 
 impl Master {
-    fn start(sandbox: &Sandbox, arguments: &[OsString]) -> Result<Self> {
-        let helper = program("reference-master");
-        let mut process = Process::start(sandbox.place(), helper.as_os_str(), |command| {
-            command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped())
+    fn start(sandbox: &Sandbox, words: &[OsString], environment: &[(OsString, OsString)]) -> Result<Self> {
+        let mut process = Process::start(sandbox.place(), &words[0], |command| {
+            let variables = environment.iter().map(|(name, value)| (name, value));
+            command.args(&words[1..]).envs(variables).stdin(Stdio::piped()).stdout(Stdio::piped())
         })?;
         let stdin = process.take_stdin().context("no standard input")?;
         let stdout = process.take_stdout().context("no standard output")?;

@@ -3,7 +3,8 @@
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -28,8 +29,8 @@ pub struct Process {
     link: Link,
     pid: Pid,
     end: Option<End>,
-    stdout: Option<JoinHandle<Vec<u8>>>,
-    stderr: Option<JoinHandle<Vec<u8>>>,
+    stdout: Option<Collected>,
+    stderr: Option<Collected>,
 }
 
 impl Process {
@@ -117,12 +118,11 @@ impl Process {
         self.stderr = stderr.map(read_all);
     }
 
-    /// What it wrote to standard output and to standard error. Call it after the end.
+    /// What it wrote to standard output and to standard error, since the last call. Call it after the
+    /// end: it waits until the streams are closed, but not for long, as a process that it left behind
+    /// may hold them open.
     pub(super) fn output(&mut self) -> (String, String) {
-        let text = |reader: &mut Option<JoinHandle<Vec<u8>>>| {
-            let bytes = reader.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
-            String::from_utf8_lossy(&bytes).into_owned()
-        };
+        let text = |stream: &mut Option<Collected>| stream.take().map(Collected::text).unwrap_or_default();
         (text(&mut self.stdout), text(&mut self.stderr))
     }
 }
@@ -146,10 +146,34 @@ fn kill(helper: &mut Child) {
     let _ = helper.wait();
 }
 
-fn read_all(mut stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+/// How long to wait for the end of a stream whose process has ended.
+const LEFTOVER: Duration = Duration::from_secs(2);
+
+/// What a thread reads from a stream.
+struct Collected {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    // Disconnected at the end of the stream.
+    end: Receiver<()>,
+}
+
+impl Collected {
+    fn text(self) -> String {
+        let _ = self.end.recv_timeout(LEFTOVER);
+        let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+fn read_all(mut stream: impl Read + Send + 'static) -> Collected {
+    let bytes = Arc::new(Mutex::new(Vec::new()));
+    let (sender, end) = channel();
+    let shared = Arc::clone(&bytes);
     std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _ = stream.read_to_end(&mut bytes);
-        bytes
-    })
+        let mut buffer = [0; 16384];
+        while let Ok(size @ 1..) = stream.read(&mut buffer) {
+            shared.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..size]);
+        }
+        drop(sender);
+    });
+    Collected { bytes, end }
 }
