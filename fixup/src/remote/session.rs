@@ -1,0 +1,271 @@
+//! From a running process to a session in it, and back.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use autofs_cr_common::sys::ptrace as requests;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::ptrace::{self, Options};
+use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, recv, sendmsg, setsockopt, shutdown, sockopt};
+use nix::unistd::Pid;
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
+
+use super::arch::{self, Chain, Gadgets, Spot};
+use super::batch::Batch;
+use super::error::{Error, Result};
+use super::facts::{self, Memory, Status};
+use super::tracees::{Stop, Tracees, pid_of, resume, wait_for_stop};
+
+/// A socket must hold a whole batch.
+const SOCKET_BUFFER: usize = 512 * 1024;
+
+/// A process with all threads stopped, one of which can run system calls for us. Dropping it lets it go
+/// on with everything as it was.
+#[derive(Debug)]
+pub struct Stopped<'fd> {
+    pidfd: BorrowedFd<'fd>,
+    pid: Pid,
+    tracees: Tracees,
+    spot: Spot,
+    gadgets: Gadgets,
+    seccomp: bool,
+}
+
+impl<'fd> Stopped<'fd> {
+    /// Stops every thread of the process that `pidfd` stands for, and looks for one that can run calls.
+    ///
+    /// # Errors
+    /// Refused are, with nothing changed: a process that is gone, traced, or stopped by a signal; a thread
+    /// that does not stop before `deadline`; a process without what the chain is built from (32-bit
+    /// code, a shadow stack, no thread with room on a stack of a known kind).
+    pub fn attach(pidfd: BorrowedFd<'fd>, deadline: Instant) -> Result<Self> {
+        let pid = pid_of(pidfd)?;
+        let tracees = Tracees::attach(pid, deadline)?;
+        // The number could have been given to another process before its threads were seized.
+        if pid_of(pidfd)? != pid {
+            return Err(Error::Gone { pid: pid.as_raw() });
+        }
+        let mappings = facts::mappings(pid)?;
+        let gadgets = Gadgets::find(pid, &mappings)?;
+        let spot = choose(pid, &tracees, &mappings)?;
+        let seccomp = Status::read(pid, spot.tid())?.seccomp;
+        Ok(Self { pidfd, pid, tracees, spot, gadgets, seccomp })
+    }
+
+    /// The room for one batch, in bytes; see [`Batch::size`].
+    pub fn room(&self) -> usize {
+        self.spot.layout().batch_room()
+    }
+
+    /// How many descriptors one batch may bring: by the process's limit and by what a message carries.
+    pub fn descriptors(&self) -> Result<usize> {
+        most_descriptors(self.pid)
+    }
+
+    /// Starts a session. An error leaves the process as it was.
+    pub fn start(mut self, deadline: Instant) -> Result<Session<'fd>> {
+        let tid = self.spot.tid();
+        if self.seccomp {
+            suspend_seccomp(tid)?;
+        }
+        let chain = Chain::new(&self.spot, self.gadgets);
+        chain.write(self.pid).map_err(|e| Error::call("write to the stack of", tid.as_raw(), e))?;
+        chain.start(tid)?;
+        let result = self.run_to_socketpair(&chain, deadline)?;
+        if result != 0 {
+            let source = Errno::from_raw(-result as i32).into();
+            return Err(Error::SocketPair { pid: self.pid.as_raw(), source });
+        }
+        let (socket, number) = self.take_socket(&chain)?;
+        // From here on the end of `socket` is what ends the chain.
+        if self.seccomp {
+            resume(tid, None)?;
+        } else {
+            self.tracees.release(tid)?;
+        }
+        let held = self.seccomp.then_some(tid);
+        Ok(Session { pidfd: self.pidfd, pid: self.pid, tracees: self.tracees, chain, socket, number, held })
+    }
+
+    /// Follows the thread until it made the socket pair; its result.
+    fn run_to_socketpair(&self, chain: &Chain, deadline: Instant) -> Result<i64> {
+        let tid = self.spot.tid();
+        loop {
+            ptrace::syscall(tid, None).map_err(|e| Error::call("ptrace syscall", tid.as_raw(), e))?;
+            match wait_for_stop(self.pid, tid, deadline)? {
+                Stop::Call => {}
+                Stop::Ended => return Err(Error::Gone { pid: self.pid.as_raw() }),
+                // Only SIGSTOP gets here; the chain goes on to its end when the process is continued.
+                Stop::Signal(_) | Stop::Group | Stop::Interrupted => {
+                    return Err(Error::GroupStopped { pid: self.pid.as_raw() });
+                }
+            }
+            if let Some(result) = chain.call_result(tid)? {
+                return Ok(result);
+            }
+        }
+    }
+
+    /// A copy of the engine's end of the socket pair, and the number of the process's end.
+    fn take_socket(&self, chain: &Chain) -> Result<(OwnedFd, i32)> {
+        let pid = self.pid.as_raw();
+        let mut numbers = [0u8; 8];
+        Memory(self.pid)
+            .read(chain.layout.sockets(), &mut numbers)
+            .map_err(|e| Error::call("read from the stack of", pid, e))?;
+        let [ours, theirs] = [0, 4]
+            .map(|at| i32::from_ne_bytes([numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]]));
+        let socket = pidfd_getfd(self.pidfd, ours, PidfdGetfdFlags::empty())
+            .map_err(|e| Error::call("pidfd_getfd", pid, e))?;
+        // Needs CAP_NET_ADMIN; without it the usual size has to do.
+        let _ = setsockopt(&socket, sockopt::SndBufForce, &SOCKET_BUFFER);
+        Ok((socket, theirs))
+    }
+}
+
+fn most_descriptors(pid: Pid) -> Result<usize> {
+    facts::free_descriptors(pid).map(|free| free.min(arch::MOST_DESCRIPTORS))
+}
+
+/// The stopped thread that is best for the chain.
+fn choose(pid: Pid, tracees: &Tracees, mappings: &[facts::Mapping]) -> Result<Spot> {
+    let stacks = tracees
+        .threads()
+        .map(|tid| arch::stack_pointer(tid).map(|pointer| (tid, pointer)))
+        .collect::<Result<Vec<_>>>()?;
+    let mut reasons = Vec::new();
+    let mut best: Option<Spot> = None;
+    for tid in tracees.threads() {
+        match Spot::examine(pid, tid, mappings, &stacks)? {
+            Ok(spot) if best.as_ref().is_none_or(|best| spot.rank() > best.rank()) => best = Some(spot),
+            Ok(_) => {}
+            Err(reason) => reasons.push(format!("thread {tid} {reason}")),
+        }
+    }
+    best.ok_or_else(|| Error::NoThread { pid: pid.as_raw(), reasons: reasons.join("; ") })
+}
+
+fn suspend_seccomp(tid: Pid) -> Result<()> {
+    let options = Options::PTRACE_O_TRACESYSGOOD | Options::from_bits_retain(requests::O_SUSPEND_SECCOMP);
+    ptrace::setoptions(tid, options).map_err(|e| Error::call("ptrace suspend seccomp", tid.as_raw(), e))
+}
+
+/// A process one of whose threads waits for batches, while all others are stopped. Dropping it ends
+/// the chain as well, without waiting for that.
+pub struct Session<'fd> {
+    pidfd: BorrowedFd<'fd>,
+    pid: Pid,
+    tracees: Tracees,
+    chain: Chain,
+    socket: OwnedFd,
+    /// The number of the other end, in the process.
+    number: i32,
+    /// The chain's thread, if it has to stay attached.
+    held: Option<Pid>,
+}
+
+impl Session<'_> {
+    /// The room for one batch, in bytes; see [`Batch::size`].
+    pub fn room(&self) -> usize {
+        self.chain.layout.batch_room()
+    }
+
+    /// How many descriptors one batch may bring.
+    pub fn descriptors(&self) -> Result<usize> {
+        most_descriptors(self.pid)
+    }
+
+    /// Lets the process make the calls of a batch, and waits until it made them all.
+    ///
+    /// # Errors
+    /// A batch that is too large is refused before it is sent. After a timeout the calls may still be
+    /// made.
+    pub fn run(&mut self, batch: &Batch<'_>, deadline: Instant) -> Result<()> {
+        self.check(batch)?;
+        let message = self.chain.encode(batch, self.number);
+        debug_assert_eq!(message.len(), batch.size());
+        let descriptors = batch.raw_descriptors();
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let control: &[ControlMessage<'_>] = if descriptors.is_empty() { &[] } else { &rights };
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        match sendmsg::<()>(self.socket.as_raw_fd(), &[IoSlice::new(&message)], control, flags, None) {
+            Ok(_) => {}
+            Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(self.ended()),
+            Err(error) => return Err(Error::call("sendmsg", self.pid.as_raw(), error)),
+        }
+        let report = self.receive_report(deadline)?;
+        let received = Chain::received(&report);
+        if received < descriptors.len() {
+            return Err(Error::Truncated { pid: self.pid.as_raw(), received, sent: descriptors.len() });
+        }
+        Ok(())
+    }
+
+    /// Ends the session: waits until the thread closed its end of the socket pair and is about to go on
+    /// where it was, and lets all others go.
+    pub fn finish(mut self, deadline: Instant) -> Result<()> {
+        // An error means that the other end is closed already.
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Write);
+        self.wait_for(PollFlags::empty(), "the end of the calls", deadline)?;
+        match self.held.take() {
+            Some(tid) => self.tracees.stop_and_release(tid, deadline),
+            None => Ok(()),
+        }
+    }
+
+    fn check(&self, batch: &Batch<'_>) -> Result<()> {
+        let pid = self.pid.as_raw();
+        let (needed, room) = (batch.size(), self.room());
+        if needed > room {
+            return Err(Error::NoRoom { pid, needed, room });
+        }
+        let (count, most) = (batch.received(), arch::MOST_DESCRIPTORS);
+        if count > most {
+            return Err(Error::TooManyDescriptors { count, most });
+        }
+        let free = facts::free_descriptors(self.pid)?;
+        if count > free {
+            return Err(Error::NoDescriptors { pid, needed: count, free });
+        }
+        Ok(())
+    }
+
+    fn receive_report(&self, deadline: Instant) -> Result<[u8; arch::REPORT]> {
+        self.wait_for(PollFlags::POLLIN, "the end of a batch", deadline)?;
+        let mut report = [0; arch::REPORT];
+        match recv(self.socket.as_raw_fd(), &mut report, MsgFlags::MSG_DONTWAIT) {
+            Ok(length) if length == report.len() => Ok(report),
+            Ok(_) | Err(_) => Err(self.ended()),
+        }
+    }
+
+    /// Waits until the socket is ready for `events`, or the other end is closed.
+    fn wait_for(&self, events: PollFlags, what: &'static str, deadline: Instant) -> Result<()> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Rounded up, so that no time is spent in a busy loop before the deadline.
+            let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.socket.as_fd(), events)], timeout) {
+                Ok(0) if left.is_zero() => return Err(Error::Timeout { pid: self.pid.as_raw(), what }),
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(Error::call("poll", self.pid.as_raw(), error)),
+            }
+        }
+    }
+
+    /// The other end is closed: because the process is gone, or because a call of a batch closed it.
+    fn ended(&self) -> Error {
+        let pid = self.pid.as_raw();
+        if pid_of(self.pidfd).is_ok() { Error::Ended { pid } } else { Error::Gone { pid } }
+    }
+}
+
+impl Batch<'_> {
+    /// What the batch takes of a session's room, in bytes.
+    pub fn size(&self) -> usize {
+        arch::encoded_size(self)
+    }
+}

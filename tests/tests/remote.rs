@@ -1,0 +1,483 @@
+//! The engine that runs system calls inside a live process, on processes of our own.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use autofs_fixup::remote::{Batch, Data, Error, Session, Stopped};
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, pidfd_open};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A number that no other descriptor of the target gets by itself.
+const KNOWN_NUMBER: i32 = 50;
+
+struct Target {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Target {
+    /// Starts the target, with descriptor KNOWN_NUMBER open on /dev/null, and waits until it
+    /// is in `call` (or, without one, in user space).
+    fn start(mode: &str, call: Option<i64>) -> Self {
+        Self::start_with(mode, call, "")
+    }
+
+    fn start_with(mode: &str, call: Option<i64>, before: &str) -> Self {
+        let script = format!(
+            "{before} exec {KNOWN_NUMBER}</dev/null; exec {} {mode}",
+            env!("CARGO_BIN_EXE_remote-target")
+        );
+        let mut child = Command::new("bash")
+            .args(["-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut target = Self { child, input, output };
+        assert_eq!(target.line(), "ready");
+        target.wait_until_in(call);
+        target
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+
+    fn pidfd(&self) -> OwnedFd {
+        pidfd_open(rustix::process::Pid::from_raw(self.pid().as_raw()).unwrap(), PidfdFlags::empty()).unwrap()
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn wait_until_in(&self, call: Option<i64>) {
+        let wanted = call.map_or("running".to_owned(), |number| number.to_string());
+        wait_for(&format!("the target is in {wanted}"), || {
+            let now = fs::read_to_string(format!("/proc/{}/syscall", self.pid())).unwrap();
+            now.split_ascii_whitespace().next() == Some(wanted.as_str())
+        });
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.input.as_mut().unwrap().write_all(bytes).unwrap();
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// Descriptor numbers, what they are, and their flags.
+    fn descriptors(&self) -> BTreeMap<i32, (PathBuf, String)> {
+        fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                let number: i32 = entry.file_name().to_str().unwrap().parse().unwrap();
+                let info = fs::read_to_string(format!("/proc/{}/fdinfo/{number}", self.pid())).unwrap();
+                let flags = info.lines().find(|line| line.starts_with("flags")).unwrap().to_owned();
+                (number, (fs::read_link(entry.path()).unwrap(), flags))
+            })
+            .collect()
+    }
+
+    fn status(&self, field: &str) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.trim_start_matches(':').trim().to_owned()
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::yield_now();
+    }
+}
+
+fn deadline() -> Instant {
+    Instant::now() + PATIENCE
+}
+
+/// A whole session that replaces KNOWN_NUMBER by /dev/zero.
+fn replace_known_number(target: &Target) {
+    let pidfd = target.pidfd();
+    let zero = File::open("/dev/zero").unwrap();
+    let mut session = Stopped::attach(pidfd.as_fd(), deadline()).unwrap().start(deadline()).unwrap();
+    let mut batch = Batch::new();
+    let received = batch.receive(zero.as_fd());
+    batch.replace(KNOWN_NUMBER, received, true);
+    session.run(&batch, deadline()).unwrap();
+    session.finish(deadline()).unwrap();
+}
+
+/// Runs a session while the target is in `call`, lets the call end, and returns the target's own view.
+fn session_during(mode: &str, call: Option<i64>, end: impl FnOnce(&mut Target)) -> String {
+    let mut target = Target::start(mode, call);
+    let mut expected = target.descriptors();
+    replace_known_number(&target);
+    if mode.starts_with("epoll") || mode.starts_with("poll") || mode == "sigsuspend" {
+        // The call is made again.
+        target.wait_until_in(call);
+    }
+    let zero = File::open("/dev/zero").unwrap();
+    let now = target.descriptors();
+    let (path, flags) = &now[&KNOWN_NUMBER];
+    assert_eq!(path.to_str(), Some("/dev/zero"));
+    assert!(flags.ends_with("02100000"), "read-only, large file, close-on-exec: {flags}");
+    expected.insert(KNOWN_NUMBER, (path.clone(), flags.clone()));
+    assert_eq!(now, expected);
+    drop(zero);
+    assert_eq!(target.status("TracerPid"), "0");
+    end(&mut target);
+    target.line()
+}
+
+fn byte(target: &mut Target) {
+    target.write(b"x");
+}
+
+fn sigusr1(target: &mut Target) {
+    target.signal(Signal::SIGUSR1);
+}
+
+#[test]
+fn a_read_goes_on() {
+    let line = session_during("read", Some(libc::SYS_read), byte);
+    assert_eq!(line, "result=1 handled=0 changed=");
+}
+
+#[test]
+fn a_poll_goes_on() {
+    assert_eq!(session_during("poll", Some(libc::SYS_poll), byte), "result=1 handled=0 changed=");
+    assert_eq!(session_during("ppoll", Some(libc::SYS_ppoll), byte), "result=1 handled=0 changed=");
+}
+
+#[test]
+fn an_epoll_wait_goes_on() {
+    assert_eq!(session_during("epoll", Some(libc::SYS_epoll_wait), byte), "result=1 handled=0 changed=");
+    assert_eq!(
+        session_during("epoll-pwait", Some(libc::SYS_epoll_pwait), byte),
+        "result=1 handled=0 changed="
+    );
+}
+
+#[test]
+fn a_call_with_a_timeout_still_times_out() {
+    let nothing = |_: &mut Target| {};
+    assert_eq!(
+        session_during("poll-timeout 300", Some(libc::SYS_poll), nothing),
+        "result=0 handled=0 changed="
+    );
+    assert_eq!(
+        session_during("nanosleep 300", Some(libc::SYS_nanosleep), nothing),
+        "result=0 handled=0 changed="
+    );
+    assert_eq!(
+        session_during("futex-timeout 300", Some(libc::SYS_futex), nothing),
+        "result=-110 handled=0 changed="
+    );
+}
+
+#[test]
+fn a_call_that_waits_for_a_signal_gets_it() {
+    let interrupted = "result=-4 handled=1 changed=";
+    assert_eq!(session_during("futex", Some(libc::SYS_futex), sigusr1), interrupted);
+    assert_eq!(session_during("sigsuspend", Some(libc::SYS_rt_sigsuspend), sigusr1), interrupted);
+}
+
+#[test]
+fn a_thread_in_user_space_goes_on_with_its_registers() {
+    let line = session_during("spin", None, sigusr1);
+    assert_eq!(line, "result=-1 handled=1 changed=");
+}
+
+#[test]
+fn other_threads_go_on_too() {
+    let mut target = Target::start("threads", Some(libc::SYS_read));
+    wait_for("all threads are there", || {
+        fs::read_dir(format!("/proc/{}/task", target.pid())).unwrap().count() == 10
+    });
+    let before = target.descriptors().len();
+    for _ in 0..20 {
+        replace_known_number(&target);
+    }
+    assert_eq!(target.descriptors().len(), before);
+    target.write(b"x");
+    let mut lines = BTreeMap::new();
+    for _ in 0..10 {
+        let line = target.line();
+        let (name, result) = line.split_once(' ').unwrap();
+        lines.insert(name.to_owned(), result.to_owned());
+    }
+    let expected = [
+        ("main", 1),
+        ("read", 1),
+        ("poll", 1),
+        ("ppoll", 1),
+        ("epoll", 1),
+        ("epoll-pwait", 1),
+        ("nanosleep", 0),
+        ("futex-timeout", -110),
+        ("poll-timeout", 1),
+        ("spin", -1),
+    ];
+    for (name, result) in expected {
+        let line = &lines[name];
+        assert!(
+            line.starts_with(&format!("result={result} ")) && line.ends_with("changed="),
+            "{name}: {line}"
+        );
+    }
+}
+
+#[test]
+fn attaching_and_letting_go_changes_nothing() {
+    let mut target = Target::start("epoll", Some(libc::SYS_epoll_wait));
+    let before = target.descriptors();
+    for _ in 0..10 {
+        let pidfd = target.pidfd();
+        let stopped = Stopped::attach(pidfd.as_fd(), deadline()).unwrap();
+        assert!(stopped.room() > 16 * 1024, "{}", stopped.room());
+        assert!(stopped.descriptors().unwrap() >= 100);
+        drop(stopped);
+        target.wait_until_in(Some(libc::SYS_epoll_wait));
+    }
+    assert_eq!(target.descriptors(), before);
+    byte(&mut target);
+    assert_eq!(target.line(), "result=1 handled=0 changed=");
+}
+
+#[test]
+fn a_batch_brings_250_descriptors_and_takes_them_away() {
+    let mut target = Target::start("serve", Some(libc::SYS_read));
+    let before = target.descriptors();
+    let pidfd = target.pidfd();
+    let file = File::open("/dev/zero").unwrap();
+    let mut session = start(&pidfd);
+    for _ in 0..3 {
+        let mut batch = Batch::new();
+        for _ in 0..250 {
+            batch.receive(file.as_fd());
+        }
+        session.run(&batch, deadline()).unwrap();
+        let during = target.descriptors();
+        assert_eq!(during.len(), before.len() + 1, "only the socket is left: {during:?}");
+    }
+    session.finish(deadline()).unwrap();
+    assert_eq!(target.descriptors(), before);
+    byte(&mut target);
+    assert_eq!(target.line(), "result=1 handled=0 changed=");
+}
+
+fn start(pidfd: &OwnedFd) -> Session<'_> {
+    Stopped::attach(pidfd.as_fd(), deadline()).unwrap().start(deadline()).unwrap()
+}
+
+#[test]
+fn an_ioctl_gets_its_data_with_the_numbers_in_it() {
+    let target = Target::start("serve", Some(libc::SYS_read));
+    let pidfd = target.pidfd();
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut session = start(&pidfd);
+    let mut batch = Batch::new();
+    batch.receive(terminal.slave.as_fd());
+    let slave = batch.receive(terminal.slave.as_fd());
+    // struct winsize: rows, columns; the number of a descriptor lands in the rows.
+    batch.ioctl(slave, libc::TIOCSWINSZ, Data::new([0; 8]).with_number(0, slave));
+    session.run(&batch, deadline()).unwrap();
+    // The lowest free ones are 3, 4 (the socket pair, one of it closed again), 5.
+    let size = window_size(&terminal.slave);
+    assert_eq!(size, "5 0");
+
+    let mut batch = Batch::new();
+    let slave = batch.receive(terminal.slave.as_fd());
+    batch.ioctl(slave, libc::TIOCSWINSZ, Data::new([7, 0, 9, 0, 0, 0, 0, 0]));
+    session.run(&batch, deadline()).unwrap();
+    assert_eq!(window_size(&terminal.slave), "7 9");
+    session.finish(deadline()).unwrap();
+}
+
+fn window_size(terminal: &OwnedFd) -> String {
+    let output =
+        Command::new("stty").arg("size").stdin(terminal.try_clone().unwrap()).output().unwrap().stdout;
+    String::from_utf8(output).unwrap().trim().to_owned()
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_the_session_goes_on() {
+    let mut target = Target::start_with("serve", Some(libc::SYS_read), "ulimit -n 60;");
+    let pidfd = target.pidfd();
+    let file = File::open("/dev/zero").unwrap();
+    let mut session = start(&pidfd);
+    let most = session.descriptors().unwrap();
+    let mut batch = Batch::new();
+    for _ in 0..=most {
+        batch.receive(file.as_fd());
+    }
+    assert!(matches!(session.run(&batch, deadline()), Err(Error::NoDescriptors { .. })));
+    let mut batch = Batch::new();
+    batch.ioctl(autofs_fixup::remote::Descriptor::Number(0), 0, Data::new(vec![0; session.room()]));
+    assert!(matches!(session.run(&batch, deadline()), Err(Error::NoRoom { .. })));
+    let mut batch = Batch::new();
+    for _ in 0..most {
+        batch.receive(file.as_fd());
+    }
+    session.run(&batch, deadline()).unwrap();
+    session.finish(deadline()).unwrap();
+    byte(&mut target);
+    assert_eq!(target.line(), "result=1 handled=0 changed=");
+}
+
+#[test]
+fn a_session_that_is_dropped_ends_the_chain() {
+    let mut target = Target::start("serve", Some(libc::SYS_read));
+    let before = target.descriptors();
+    let pidfd = target.pidfd();
+    drop(start(&pidfd));
+    byte(&mut target);
+    assert_eq!(target.line(), "result=1 handled=0 changed=");
+    assert_eq!(target.descriptors(), before);
+}
+
+#[test]
+fn a_stopped_process_is_refused_and_stays_stopped() {
+    let mut target = Target::start("serve", Some(libc::SYS_read));
+    target.signal(Signal::SIGSTOP);
+    wait_for("the target is stopped", || target.status("State").starts_with('T'));
+    let pidfd = target.pidfd();
+    let error = Stopped::attach(pidfd.as_fd(), deadline()).unwrap_err();
+    assert!(matches!(error, Error::GroupStopped { .. }), "{error}");
+    assert!(target.status("State").starts_with("T (stopped)"));
+    target.signal(Signal::SIGCONT);
+    byte(&mut target);
+    assert_eq!(target.line(), "result=1 handled=0 changed=");
+}
+
+#[test]
+fn a_traced_process_is_refused_by_its_tracers_number() {
+    let target = Target::start("serve", Some(libc::SYS_read));
+    ptrace::seize(target.pid(), ptrace::Options::empty()).unwrap();
+    let pidfd = target.pidfd();
+    let error = Stopped::attach(pidfd.as_fd(), deadline()).unwrap_err();
+    assert!(
+        matches!(error, Error::Traced { tracer, .. } if tracer == std::process::id() as i32
+        || tracer == nix::unistd::gettid().as_raw()),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_process_that_is_gone_is_refused() {
+    let mut target = Target::start("serve", Some(libc::SYS_read));
+    let pidfd = target.pidfd();
+    target.child.kill().unwrap();
+    target.child.wait().unwrap();
+    let error = Stopped::attach(pidfd.as_fd(), deadline()).unwrap_err();
+    assert!(matches!(error, Error::Gone { .. }), "{error}");
+}
+
+#[test]
+fn a_process_that_dies_in_a_session_is_an_error() {
+    let mut target = Target::start("serve", Some(libc::SYS_read));
+    let pidfd = target.pidfd();
+    let mut session = start(&pidfd);
+    target.child.kill().unwrap();
+    wait_for("the target is dead", || target.status("State").starts_with('Z'));
+    let error = session.run(&Batch::new(), deadline()).unwrap_err();
+    assert!(matches!(error, Error::Ended { .. } | Error::Gone { .. }), "{error}");
+    target.child.wait().unwrap();
+}
+
+/// Kills the engine after each of its system calls, and before each: the target must go on as if nothing
+/// had been, or with the work done.
+#[test]
+fn the_engine_can_be_killed_at_any_instant() {
+    let mut target = Target::start("serve", Some(libc::SYS_read));
+    let before = target.descriptors();
+    let (mut undone, mut done) = (0, 0);
+    let files = ["/dev/zero", "/dev/full"];
+    for steps in 0.. {
+        let file = files[steps % 2];
+        let killed = drive_and_kill(&target, file, steps);
+        byte(&mut target);
+        assert_eq!(target.line(), "result=1 handled=0 changed=", "killed after {steps} stops");
+        assert_eq!(target.status("TracerPid"), "0");
+        let mut now = target.descriptors();
+        let known = now.insert(KNOWN_NUMBER, before[&KNOWN_NUMBER].clone()).unwrap().0;
+        assert_eq!(now, before, "killed after {steps} stops");
+        *if known.to_str() == Some(file) { &mut done } else { &mut undone } += 1;
+        target.wait_until_in(Some(libc::SYS_read));
+        if !killed {
+            assert_eq!(known.to_str(), Some(file));
+            break;
+        }
+    }
+    println!("killed {undone} times before and {done} times after the work was done");
+    assert!(undone > 100 && done > 10, "{undone} {done}");
+}
+
+/// Runs the driver up to its stop number `steps` (entries and exits of system calls), kills it there;
+/// false if it ended by itself before.
+fn drive_and_kill(target: &Target, file: &str, steps: usize) -> bool {
+    let mut driver = Command::new(env!("CARGO_BIN_EXE_remote-driver"))
+        .args([target.pid().to_string(), KNOWN_NUMBER.to_string(), file.to_owned()])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_raw(driver.id() as i32);
+    let reading = format!("{} 0x0", libc::SYS_read);
+    wait_for("the driver waits for its byte", || {
+        fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap().starts_with(&reading)
+    });
+    ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACESYSGOOD).unwrap();
+    ptrace::interrupt(pid).unwrap();
+    waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap();
+    driver.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+    let mut left = steps;
+    loop {
+        if left == 0 {
+            driver.kill().unwrap();
+            driver.wait().unwrap();
+            return true;
+        }
+        ptrace::syscall(pid, None).unwrap();
+        match waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap() {
+            WaitStatus::PtraceSyscall(_) => left -= 1,
+            WaitStatus::Exited(_, code) => {
+                assert_eq!(code, 0);
+                return false;
+            }
+            WaitStatus::Stopped(_, signal) => {
+                // SIGCHLD for each stop of the target.
+                assert_eq!(signal, Signal::SIGCHLD);
+            }
+            _ => {}
+        }
+    }
+}
