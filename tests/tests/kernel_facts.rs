@@ -369,3 +369,67 @@ fn an_expire_of_a_bare_direct_trigger_asks_the_master_all_the_same() -> Result<(
     assert!(world.sandbox.mount_line(&path).is_some_and(|line| line.contains(" - autofs ")));
     Ok(())
 }
+
+#[test]
+fn setpipefd_of_a_mount_that_has_a_pipe_is_busy() -> Result<()> {
+    require!(Root, Autofs);
+    let mut world = World::new(MasterOptions::new().direct("d"))?;
+    let arguments = [world.at("d")?, world.pipe()?].concat();
+    world.probe("catatonic", &arguments[..2]).run().assert_success();
+    // Both of one group, that of the shell.
+    let script = "\"$@\" && exec \"$@\"";
+    let twice = world.sandbox.command("sh").args(["-c", script, "sh"]).arg(program("autofs-probe"));
+    assert_errno(twice.arg("set-pipe").args(&arguments).run(), Errno::EBUSY);
+    Ok(())
+}
+
+#[test]
+fn setpipefd_by_a_group_of_another_pid_namespace_is_invalid() -> Result<()> {
+    require!(Root, Autofs);
+    let mut world = World::new(MasterOptions::new().direct("d"))?;
+    let arguments = [world.at("d")?, world.pipe()?].concat();
+    world.probe("catatonic", &arguments[..2]).run().assert_success();
+    let nested = world.sandbox.command("unshare").args(["-pf", "setsid"]).arg(program("autofs-probe"));
+    assert_errno(nested.arg("set-pipe").args(&arguments).run(), Errno::EINVAL);
+    assert_eq!(world.option("d", "fd").as_deref(), Some("-1"));
+    Ok(())
+}
+
+#[test]
+fn the_kernel_sets_o_direct_on_the_write_end() -> Result<()> {
+    require!(Root, Autofs);
+    let mut world = World::new(MasterOptions::new().direct("d").like_automount())?;
+    let [_, read_fd] = world.pipe()?;
+    let write_fd = world.option("d", "fd").context("no fd")?;
+    for (fd, direct) in [(read_fd, false), (write_fd, true)] {
+        let info = std::fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", world.master.pid()))?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).context("no flags")?;
+        let flags = u32::from_str_radix(flags.trim(), 8)?;
+        assert_eq!(flags & rustix::fs::OFlags::DIRECT.bits() != 0, direct, "descriptor {fd}: {flags:o}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_bind_mount_shows_the_same_superblock() -> Result<()> {
+    require!(Root, Autofs);
+    let world = World::new(MasterOptions::new().indirect("i"))?;
+    let copy = world.sandbox.mkdir("copy")?;
+    world.sandbox.command("mount").arg("--bind").arg(world.path("i")).arg(copy).run().assert_success();
+    let lines = world.sandbox.autofs_lines();
+    let devices: Vec<_> = lines.iter().map(|line| line.split(' ').nth(2)).collect();
+    assert_eq!(devices.len(), 2);
+    assert_eq!(devices[0], devices[1]);
+    Ok(())
+}
+
+#[test]
+fn sigterm_ends_a_wait_of_a_process_without_handler() -> Result<()> {
+    require!(Root, Autofs);
+    let world = World::new(MasterOptions::new().indirect("i").arg("--swallow"))?;
+    let mut touch = world.sandbox.touch_in_background(world.path("i/key"));
+    touch.wait_until_blocked();
+    touch.process().signal(nix::sys::signal::Signal::SIGTERM)?;
+    assert_eq!(touch.join(), Err(TouchError::Killed(15)));
+    Ok(())
+}
