@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, chdir, pivot_root, setsid};
 
@@ -42,8 +42,36 @@ pub fn new(link: &str, same_pid_namespace: bool, world: &World) -> Result<ExitCo
         bail!("the init did not become ready");
     }
     link.tell(&format!("pid {}", child.id()))?;
-    link.watch(&mut child)?;
-    Ok(ExitCode::SUCCESS)
+    let watched = link.watch(&mut child);
+    if same_pid_namespace {
+        end_all_others()?;
+    }
+    watched.map(|_| ExitCode::SUCCESS)
+}
+
+/// Ends the processes of this mount namespace, which is the sandbox's own. Where it has a pid
+/// namespace too, the end of its init does this.
+fn end_all_others() -> Result<()> {
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let own = namespace("self").context("read the own mount namespace")?;
+    loop {
+        let mut others = 0;
+        for entry in fs::read_dir("/proc").context("read /proc")?.flatten() {
+            let name = entry.file_name();
+            let Some((text, pid)) = name.to_str().and_then(|text| Some((text, text.parse().ok()?))) else {
+                continue;
+            };
+            let pid = Pid::from_raw(pid);
+            if pid != Pid::this() && namespace(text).as_ref() == Some(&own) {
+                // One that has ended meanwhile is fine.
+                let _ = kill(pid, Signal::SIGKILL);
+                others += 1;
+            }
+        }
+        if others == 0 {
+            return Ok(());
+        }
+    }
 }
 
 /// The init: mounts what the sandbox has, says so, and reaps until it is killed.
