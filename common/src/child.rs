@@ -53,13 +53,22 @@ impl Child {
 
     /// Waits for its end: `true` if its work was `Ok`. Only for a child that is sure to end.
     pub fn wait(&mut self) -> io::Result<bool> {
+        Ok(self.wait_for_code()? == 0)
+    }
+
+    /// Waits for its end: the code that it gave, or 128 and the signal that ended it, as shells have it.
+    pub fn wait_for_code(&mut self) -> io::Result<u8> {
         loop {
             match waitpid(self.pid.to_nix(), None) {
-                Ok(status) => {
+                Ok(WaitStatus::Exited(_, code)) => {
                     self.reaped = true;
-                    return Ok(matches!(status, WaitStatus::Exited(_, 0)));
+                    return Ok(code as u8);
                 }
-                Err(Errno::EINTR) => {}
+                Ok(WaitStatus::Signaled(_, signal, _)) => {
+                    self.reaped = true;
+                    return Ok(128 + signal as u8);
+                }
+                Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
