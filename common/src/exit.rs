@@ -13,6 +13,8 @@ pub enum Exit {
     Usage,
     /// Done, but something needs attention.
     Attention,
+    /// The code of a command that was run, handed on.
+    Command(u8),
 }
 
 impl Exit {
@@ -23,6 +25,7 @@ impl Exit {
             Self::Failed => 1,
             Self::Usage => 2,
             Self::Attention => 3,
+            Self::Command(code) => code,
         }
     }
 }

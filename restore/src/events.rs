@@ -1,0 +1,92 @@
+//! What restore waits for, as one stream of events. Each source has a thread; all end with the process.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use autofs_cr_common::segment::Owner;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use rustix::event::{PollFd, PollFlags, poll};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// Something that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A superblock of the segment has moved forward, or something else there changed.
+    Segment,
+    /// The claim on a master, by its index in the segment, ended.
+    ClaimEnded(usize),
+    /// The mounter, or the init of the fresh namespace, ended.
+    ChildEnded,
+    /// A signal that asks for the end.
+    Signal(i32),
+}
+
+/// The sources, and where their events come out.
+#[derive(Debug)]
+pub struct Events {
+    sender: Sender<Event>,
+    /// Where events come out.
+    pub receiver: Receiver<Event>,
+}
+
+impl Events {
+    /// A stream that already has the signals in it. From here on they do not end this process.
+    pub fn new() -> anyhow::Result<Self> {
+        let (sender, receiver) = unbounded();
+        let events = Self { sender, receiver };
+        let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot catch signals")?;
+        events.source("signals", move |send| signals.forever().all(|signal| send(Event::Signal(signal))))?;
+        Ok(events)
+    }
+
+    /// Adds the changes of the segment.
+    pub fn watch_segment(&self, segment: Arc<Owner>) -> anyhow::Result<()> {
+        self.source("segment", move |send| {
+            loop {
+                let seen = segment.wake_value();
+                // Before it waits, so that a change before the first look is not missed.
+                if !send(Event::Segment) || segment.wait(seen, FOREVER).is_err() {
+                    return false;
+                }
+            }
+        })
+    }
+
+    /// Adds the end of the claim on a master.
+    pub fn watch_claim(&self, segment: Arc<Owner>, master: usize) -> anyhow::Result<()> {
+        self.source("claim", move |send| {
+            segment.wait_until_unclaimed(master).is_ok() && send(Event::ClaimEnded(master))
+        })
+    }
+
+    /// Adds the end of a child, by its pidfd.
+    pub fn watch_child(&self, pidfd: OwnedFd) -> anyhow::Result<()> {
+        self.source("child", move |send| wait_readable(&pidfd).is_ok() && send(Event::ChildEnded))
+    }
+
+    fn source(
+        &self,
+        name: &str,
+        run: impl FnOnce(&dyn Fn(Event) -> bool) -> bool + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let sender = self.sender.clone();
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || run(&|event| sender.send(event).is_ok()))
+            .with_context(|| format!("cannot start the thread that waits for {name}"))?;
+        Ok(())
+    }
+}
+
+/// Longer than any restore takes.
+const FOREVER: Duration = Duration::from_secs(86_400);
+
+fn wait_readable(fd: impl AsFd) -> io::Result<()> {
+    let mut polled = [PollFd::new(&fd, PollFlags::IN)];
+    Ok(rustix::io::retry_on_intr(|| poll(&mut polled, None)).map(drop)?)
+}

@@ -1,0 +1,58 @@
+//! Furnishing a fresh mount and pid namespace, as its first process.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use anyhow::Context;
+use autofs_cr_common::proc::{Proc, mountinfo};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::unistd::{chdir, pivot_root};
+
+const NONE: Option<&str> = None;
+
+/// Makes the namespace's mounts private, enters the root directory, and mounts a fresh /proc.
+pub fn furnish(root: Option<&Path>) -> anyhow::Result<()> {
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
+        .context("cannot make all mounts private")?;
+    let entered = match root {
+        Some(root) => {
+            enter(root).with_context(|| format!("cannot make {} the root directory", root.display()))
+        }
+        None => drop_copies().context("cannot unmount the copies of autofs mounts"),
+    };
+    entered?;
+    mount_proc().context("cannot mount a fresh /proc")
+}
+
+/// Makes a directory the root of the namespace. All other mounts go, autofs mounts among them.
+fn enter(root: &Path) -> nix::Result<()> {
+    // Only the root of a mount can become the root of a namespace.
+    mount(Some(root), root, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)?;
+    chdir(root)?;
+    // With both the same the old root is on top of the new one (pivot_root(2)).
+    pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    chdir("/")
+}
+
+/// Unmounts the copies of the autofs mounts of the namespace that this one was made from: their
+/// superblocks belong to the masters there.
+fn drop_copies() -> anyhow::Result<()> {
+    let text = Proc::open()?.this()?.mountinfo()?;
+    let mounts: Vec<_> = mountinfo::lines(&text).collect::<Result<_, _>>()?;
+    for line in mounts.iter().rev().filter(|line| line.is_autofs()) {
+        let path = mountinfo::unescape(line.mount_point);
+        umount2(OsStr::from_bytes(&path), MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
+    }
+    Ok(())
+}
+
+/// Most programs want the /proc of their own pid namespace. A root without the directory has none.
+fn mount_proc() -> nix::Result<()> {
+    if !Path::new("/proc").is_dir() {
+        return Ok(());
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), "/proc", Some("proc"), flags, NONE)
+}

@@ -1,0 +1,177 @@
+//! Making the superblocks of a group, and their mounts.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
+use autofs_cr_common::doc::image::{Mount, Superblock};
+use autofs_cr_common::model::Propagation;
+use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
+use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
+
+use super::Mounter;
+use super::prepare::relative;
+use super::superblock::{self, Recipe};
+use super::take::move_onto;
+use crate::attributes;
+use crate::live::Masters;
+use crate::plan::Action;
+
+/// Which device number a new superblock gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Number {
+    /// The one of the image, where the plan asks for it.
+    Planned,
+    /// Any.
+    Any,
+}
+
+impl Mounter<'_> {
+    /// Makes one group: takes the old superblocks away from the inside out, makes the new ones from the
+    /// outside in, and moves content back.
+    pub(super) fn make_group(&mut self, group: usize) -> anyhow::Result<()> {
+        let items = &self.plan.groups[group];
+        self.begun.extend(items);
+        for &item in items.iter().rev() {
+            self.progress.set(item);
+            self.take(item).with_context(|| self.name(item))?;
+        }
+        for &item in items {
+            self.progress.set(item);
+            let action = self.plan.items[item].action;
+            self.make(item, action, Number::Planned).with_context(|| self.name(item))?;
+            self.bring_back(item)?;
+        }
+        Ok(())
+    }
+
+    /// For messages: where the item is.
+    pub(super) fn name(&self, item: usize) -> String {
+        let mounts = &self.plan.items[item].mounts;
+        mounts.first().map_or(String::new(), |&mount| self.plan.image.mounts[mount].mount_point.to_string())
+    }
+
+    /// Makes one item by `action`, which is the planned one or a substitute for it.
+    pub(super) fn make(&mut self, item: usize, action: Action, number: Number) -> anyhow::Result<()> {
+        let superblock = &self.plan.image.superblocks[item];
+        match action {
+            Action::Keep => return Ok(()),
+            Action::Adopt => {
+                let root = self.adopted.get(&item).ok_or_else(|| anyhow!("it was not found"))?;
+                return superblock::set_timeout(root.as_fd(), superblock.options.timeout())
+                    .context("cannot set its timeout");
+            }
+            Action::Connect | Action::Create | Action::Leave => {}
+        }
+        let whole = self.create(item, action, number)?;
+        let root = superblock::open_root(&whole).context("cannot open its root")?;
+        superblock::set_timeout(root.as_fd(), superblock.options.timeout())
+            .context("cannot set its timeout")?;
+        superblock::furnish(root.as_fd(), &superblock.directories, &superblock.symlinks)
+            .context("cannot make the directories inside")?;
+        if action != Action::Connect {
+            self.device.make_catatonic(root.as_fd()).context("cannot make it catatonic")?;
+        }
+        drop(root);
+        self.attach_all(item, &whole)
+    }
+
+    /// Makes the superblock of an item, with its device number.
+    fn create(&mut self, item: usize, action: Action, number: Number) -> anyhow::Result<OwnedFd> {
+        let plan = self.plan;
+        let superblock = &plan.image.superblocks[item];
+        let planned = &plan.items[item];
+        let first = planned.mounts.first().ok_or_else(|| anyhow!("no mount shows it"))?;
+        let (pipe, group) = match action {
+            Action::Connect => (write_end_of(self.masters, superblock)?, planned.group.unwrap_or(self.group)),
+            _ => (self.pipe_write_end.as_fd(), self.group),
+        };
+        let recipe = Recipe {
+            options: &superblock.options,
+            source: &plan.image.mounts[*first].source,
+            pipe,
+            group,
+            // A read-only mount takes no directories: that comes when it is attached.
+            attributes: self.attributes(*first) - MountAttrFlags::MOUNT_ATTR_RDONLY,
+        };
+        if number == Number::Any || !planned.keeps_device {
+            return superblock::create(&recipe).context("cannot make the superblock");
+        }
+        let made = self.numbers.make(superblock.device, || superblock::create(&recipe));
+        made.context("cannot make the superblock with its device number")
+    }
+
+    fn attributes(&self, mount: usize) -> MountAttrFlags {
+        // Every option was parsed when the image was checked.
+        attributes::parse(&self.plan.image.mounts[mount].options).unwrap_or(MountAttrFlags::empty())
+    }
+
+    /// Attaches all mounts of an item. The first that shows the root of the superblock is the one that
+    /// was made with it; the others are bind mounts of it.
+    fn attach_all(&mut self, item: usize, whole: &OwnedFd) -> anyhow::Result<()> {
+        let mounts = &self.plan.items[item].mounts;
+        let first =
+            mounts.iter().copied().find(|&mount| self.plan.image.mounts[mount].root.as_bytes() == b"/");
+        if let Some(first) = first {
+            self.attach(first, whole.try_clone()?)?;
+        }
+        for &mount in mounts.iter().filter(|&&mount| Some(mount) != first) {
+            let tree = self.bind(whole, mount)?;
+            self.attach(mount, tree)?;
+        }
+        Ok(())
+    }
+
+    fn bind(&self, whole: &OwnedFd, mount: usize) -> anyhow::Result<OwnedFd> {
+        let root = &self.plan.image.mounts[mount].root;
+        let inside = super::place::inside(whole.as_fd(), relative(Path::new("/"), root), root)?;
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        open_tree(&inside, "", flags).with_context(|| format!("cannot bind its directory {root}"))
+    }
+
+    fn attach(&mut self, index: usize, tree: OwnedFd) -> anyhow::Result<()> {
+        let mount = &self.plan.image.mounts[index];
+        let place = self.place_of(index, mount)?;
+        move_onto(&tree, &place).with_context(|| format!("cannot mount it on {}", mount.mount_point))?;
+        let set = mount_setattr(&tree, self.attributes(index), propagation_type(mount.propagation));
+        // Also if that failed, so that an undo finds it.
+        self.made.insert(index, tree);
+        set.with_context(|| format!("cannot set the options of {}", mount.mount_point))
+    }
+
+    fn place_of(&mut self, index: usize, mount: &Mount) -> anyhow::Result<OwnedFd> {
+        if let Some(place) = self.places.remove(&index) {
+            return Ok(place);
+        }
+        let within_autofs = mount.within == autofs_cr_common::doc::report::Within::Autofs;
+        let parent = self.plan.parents[index].filter(|_| within_autofs);
+        if let Some((parent, tree)) = parent.and_then(|parent| Some((parent, self.made.get(&parent)?))) {
+            let outer = &self.plan.image.mounts[parent].mount_point;
+            return Ok(super::place::inside(
+                tree.as_fd(),
+                relative(outer, &mount.mount_point),
+                &mount.mount_point,
+            )?);
+        }
+        Ok(self.root.place(&mount.mount_point, mount.covers)?)
+    }
+}
+
+/// A write end of the pipe that the living master of a superblock reads.
+fn write_end_of<'m>(masters: &'m Masters, superblock: &Superblock) -> anyhow::Result<BorrowedFd<'m>> {
+    let live = superblock.master.as_ref().and_then(|id| masters.live.get(id));
+    let pipe = live.zip(superblock.pipe).and_then(|(live, pipe)| live.pipes.get(&pipe));
+    pipe.map(|pipe| pipe.write_end.as_fd()).ok_or_else(|| anyhow!("its master does not live"))
+}
+
+/// A mount of a peer group outside the image cannot join it again: it becomes what the place where it is
+/// mounted makes of it.
+fn propagation_type(propagation: Propagation) -> Option<PropagationType> {
+    match propagation {
+        Propagation { unbindable: true, .. } => Some(PropagationType::Unbindable),
+        Propagation { shared: Some(_), .. } => Some(PropagationType::Shared),
+        Propagation { slave_of: Some(_), .. } => None,
+        _ => Some(PropagationType::Private),
+    }
+}

@@ -1,0 +1,99 @@
+//! A place for what is mounted on a superblock, while that is replaced. It is moved there and back, so
+//! that it stays the same mount, with all that is mounted on it and all that is open in it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use autofs_cr_common::model::TextPath;
+use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, symlinkat, unlinkat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, move_mount,
+};
+
+use super::place::Root;
+
+/// What mountinfo shows as the source of the place.
+const SOURCE: &str = "autofs-cr-parking";
+
+/// Where the place may be made, the first that works.
+const FOLDERS: [&str; 3] = ["run", "tmp", "."];
+
+/// A mounted tmpfs with a directory for each mount that is parked.
+#[derive(Debug)]
+pub struct Park {
+    folder: OwnedFd,
+    name: String,
+    mount: OwnedFd,
+    parked: usize,
+}
+
+impl Park {
+    /// Makes the place, in a new directory in the target's root.
+    pub fn open(root: &Root) -> io::Result<Self> {
+        let name = format!("autofs-cr-parking-{}", nix::unistd::getpid());
+        let folder = make_directory(root, &name)?;
+        let place = openat(&folder, &name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let mount = tmpfs()?;
+        // A mount under a shared one would take what is parked along into other namespaces.
+        let onto = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        let attached = move_mount(&mount, "", &place, "", onto)
+            .map_err(io::Error::from)
+            .and_then(|()| mount_setattr(&mount, MountAttrFlags::empty(), Some(PropagationType::Private)));
+        let park = Self { folder, name, mount, parked: 0 };
+        match attached {
+            Ok(()) => Ok(park),
+            Err(error) => {
+                let _ = park.close();
+                Err(error)
+            }
+        }
+    }
+
+    /// Moves a mount here. A link beside it says where it was, for whoever finds it.
+    pub fn store(&mut self, content: impl AsFd, was_at: &TextPath) -> io::Result<()> {
+        let name = self.parked.to_string();
+        self.parked += 1;
+        mkdirat(&self.mount, &*name, Mode::RWXU)?;
+        symlinkat(was_at as &std::path::Path, &self.mount, format!("{name}.was-at"))?;
+        let place = openat(&self.mount, &*name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let onto = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        Ok(move_mount(content, "", &place, "", onto)?)
+    }
+
+    /// Takes the place away. Nothing may be parked here any more.
+    pub fn close(self) -> io::Result<()> {
+        let Self { folder, name, mount, .. } = self;
+        drop(mount);
+        // Not lazily: a mount that is still parked here must not be lost.
+        nix::unistd::fchdir(&folder)?;
+        match rustix::mount::unmount(&*name, UnmountFlags::NOFOLLOW) {
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(unlinkat(&folder, &*name, AtFlags::REMOVEDIR)?)
+    }
+}
+
+fn make_directory(root: &Root, name: &str) -> io::Result<OwnedFd> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for folder in FOLDERS {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = openat(root, folder, flags, Mode::empty())
+            .and_then(|folder| mkdirat(&folder, name, Mode::RWXU).map(|()| folder));
+        match made {
+            Ok(folder) => return Ok(folder),
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
+}
+
+fn tmpfs() -> io::Result<OwnedFd> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(context.as_fd(), "source", SOURCE)?;
+    fsconfig_set_string(context.as_fd(), "mode", "0700")?;
+    fsconfig_create(context.as_fd())?;
+    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+}

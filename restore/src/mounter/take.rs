@@ -1,0 +1,95 @@
+//! Taking an old superblock away: what is mounted on it is parked, who waits for it gets an error, and
+//! its mounts are taken down.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use anyhow::Context;
+use autofs_cr_common::model::TextPath;
+use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
+use rustix::mount::{MountAttrFlags, MoveMountFlags, UnmountFlags, move_mount, unmount};
+
+use super::Mounter;
+use super::park::Park;
+
+/// A superblock that is to go.
+#[derive(Debug)]
+pub(super) struct Taken {
+    /// The root of each of its mounts.
+    pub roots: Vec<OwnedFd>,
+    /// What is mounted on it, in order.
+    pub content: Vec<(OwnedFd, TextPath)>,
+    /// What of that is parked.
+    pub parked: Vec<(OwnedFd, TextPath)>,
+}
+
+impl Mounter<'_> {
+    /// Takes the old superblock of an item away.
+    pub(super) fn take(&mut self, item: usize) -> anyhow::Result<()> {
+        if self.taken.get(&item).is_some_and(|taken| !taken.content.is_empty()) && self.park.is_none() {
+            let opened = Park::open(&self.root);
+            self.park = Some(opened.context("cannot make a place for what is mounted on autofs mounts")?);
+        }
+        let Some(taken) = self.taken.get_mut(&item) else { return Ok(()) };
+        if let Some(park) = &mut self.park {
+            park_content(taken, park)?;
+        }
+        if let Some(root) = taken.roots.first() {
+            // Nobody shall wait for an answer that cannot come: they get ENOENT.
+            self.device.make_catatonic(std::os::fd::AsFd::as_fd(root)).context("cannot end its waits")?;
+        }
+        for root in taken.roots.drain(..) {
+            // Lazily, as this very descriptor keeps it busy.
+            unmount_fd(&root).context("cannot unmount it")?;
+        }
+        Ok(())
+    }
+
+    /// Moves what was mounted on the old superblock onto the new one.
+    pub(super) fn bring_back(&mut self, item: usize) -> anyhow::Result<()> {
+        let Some(taken) = self.taken.get_mut(&item) else { return Ok(()) };
+        for (content, mount_point) in taken.parked.drain(..) {
+            let what = || format!("cannot move what was mounted at {mount_point} back there");
+            let mounts = self.plan.items[item].mounts.iter();
+            let outer = mounts
+                .filter_map(|&index| {
+                    Some((&self.plan.image.mounts[index].mount_point, self.made.get(&index)?))
+                })
+                .filter(|(outer, _)| mount_point.starts_with(outer))
+                .max_by_key(|(outer, _)| outer.as_bytes().len());
+            let (outer, mount) = outer.with_context(what)?;
+            let relative = super::prepare::relative(outer, &mount_point);
+            let place = super::place::inside(std::os::fd::AsFd::as_fd(mount), relative, &mount_point)?;
+            move_onto(&content, &place).with_context(what)?;
+        }
+        Ok(())
+    }
+}
+
+fn park_content(taken: &mut Taken, park: &mut Park) -> anyhow::Result<()> {
+    for root in &taken.roots {
+        // A mount cannot be moved away from a shared one.
+        mount_setattr(root, MountAttrFlags::empty(), Some(PropagationType::Private))
+            .context("cannot make it private")?;
+    }
+    // From the last, as what is mounted later may be on what was mounted before.
+    while let Some((content, mount_point)) = taken.content.pop() {
+        let what = || format!("cannot move what is mounted at {mount_point} aside");
+        park.store(&content, &mount_point).with_context(what)?;
+        taken.parked.push((content, mount_point));
+    }
+    taken.parked.reverse();
+    Ok(())
+}
+
+/// Moves a mount onto a place.
+pub(super) fn move_onto(mount: &OwnedFd, place: &OwnedFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(mount, "", place, "", flags)?)
+}
+
+/// Unmounts the mount that a descriptor is on, as soon as it is not busy. The current directory is a
+/// proc file system.
+pub(super) fn unmount_fd(mount: &OwnedFd) -> io::Result<()> {
+    Ok(unmount(format!("self/fd/{}", mount.as_raw_fd()), UnmountFlags::DETACH)?)
+}

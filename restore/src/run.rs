@@ -1,0 +1,347 @@
+//! The run as a whole: the list of stages, and what is undone when one of them fails.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use autofs_cr_common::child::Child;
+use autofs_cr_common::cli::Voice;
+use autofs_cr_common::doc::{self, Image, Output};
+use autofs_cr_common::exit::Exit;
+use autofs_cr_common::model::Pid;
+use autofs_cr_common::proc::Proc;
+use autofs_cr_common::segment::{self, Outcome, Progress};
+use autofs_cr_common::sys::autofs::{ControlDevice, DEVICE_PATH};
+use autofs_cr_common::target::open_pidfd;
+
+use crate::cli::{Arguments, Connect};
+use crate::events::{Event, Events};
+use crate::live::Masters;
+use crate::mounter::{Answer, Launch, Order};
+use crate::plan::{Plan, Wishes, plan};
+use crate::stage::{Published, announce, publish};
+use crate::survey::Survey;
+use crate::wait::{End, Waiter, advance};
+use crate::worker::{Place, Worker};
+use crate::{check, show, survey, verify};
+
+/// The environment variable by which the control device is passed on where there is no /dev.
+const DEVICE_VARIABLE: &str = "AUTOFS_CR_DEVICE";
+
+/// Runs the tool.
+pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
+    let started = Instant::now();
+    let voice = Voice::new(crate::TOOL, arguments.verbosity);
+    let image = read_image(arguments)?;
+    let proc = Proc::open().context("cannot open /proc")?;
+    let survey = look(arguments, &proc, &image)?;
+    let plan = make_plan(arguments, image, &survey)?;
+    plan.notes.iter().for_each(|note| voice.note(note));
+    voice.detail(show::summary(&plan));
+    if arguments.dry_run {
+        return print(arguments, &plan);
+    }
+    check_rights()?;
+    let device = open_device()?;
+    let out = Output::open(arguments.output.output.as_deref())?;
+    let published = publish(&plan, &survey.masters, arguments.timeout)?;
+    let launch = launch(arguments, published.as_ref(), &device)?;
+    let place = match (&survey.target, &launch) {
+        (Some(target), _) => Place::Of(target),
+        (None, Some(launch)) => Place::Fresh(arguments.root.as_deref(), launch),
+        (None, None) => bail!("no target and no command"),
+    };
+    let worker = Worker::start(&plan, &survey.masters, &place, device)?;
+    let restore = Restore {
+        arguments,
+        voice,
+        plan: &plan,
+        masters: &survey.masters,
+        deadline: started + arguments.timeout,
+    };
+    restore.go(&proc, &survey, worker, published.as_ref(), out)
+}
+
+fn read_image(arguments: &Arguments) -> anyhow::Result<Image> {
+    let image: Image = doc::read(arguments.input.input.as_deref())?;
+    check::check(&image).context("the image makes no sense")?;
+    Ok(image)
+}
+
+fn look(arguments: &Arguments, proc: &Proc, image: &Image) -> anyhow::Result<Survey> {
+    match arguments.init {
+        true => survey::of_fresh(proc, image),
+        false => survey::of_process(proc, arguments.pid.unwrap_or_else(Pid::this), image),
+    }
+}
+
+fn make_plan(arguments: &Arguments, image: Image, survey: &Survey) -> anyhow::Result<Plan> {
+    let wishes = Wishes {
+        replace: arguments.replace,
+        fixup_only: arguments.connect == Connect::Fixup,
+        identity: arguments.identity.map(Into::into),
+    };
+    Ok(plan(image, &survey.report, &survey.taken, &survey.masters, wishes)?)
+}
+
+fn print(arguments: &Arguments, plan: &Plan) -> anyhow::Result<Exit> {
+    let mut out = Output::open(arguments.output.output.as_deref())?;
+    show::plan(plan, &mut out)?;
+    out.finish()?;
+    Ok(Exit::Done)
+}
+
+/// What the kernel asks for, before anything is changed.
+fn check_rights() -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!(
+            "mounting and /dev/autofs need root: run it as root (CAP_SYS_ADMIN in the initial user namespace)"
+        );
+    }
+    Ok(())
+}
+
+fn open_device() -> anyhow::Result<ControlDevice> {
+    ControlDevice::open().with_context(|| {
+        format!("cannot open {DEVICE_PATH} (is autofs in the kernel? try modprobe autofs4; in a container bind it in)")
+    })
+}
+
+/// The init of the fresh namespace, with what it hands on to the fixups.
+fn launch(
+    arguments: &Arguments,
+    published: Option<&Published>,
+    device: &ControlDevice,
+) -> anyhow::Result<Option<Launch>> {
+    if !arguments.init {
+        return Ok(None);
+    }
+    let command =
+        arguments.command.iter().map(|word| CString::new(word.as_bytes())).collect::<Result<_, _>>()?;
+    let mut environment = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let ours = [segment::VARIABLE, DEVICE_VARIABLE].iter().any(|ours| name == *ours);
+        if !ours {
+            environment.push(CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())?);
+        }
+    }
+    let mut inherited = Vec::new();
+    if let Some(published) = published {
+        environment.push(pass_on(segment::VARIABLE, published.segment.as_fd(), &mut inherited)?);
+        environment.push(pass_on(DEVICE_VARIABLE, device.as_fd(), &mut inherited)?);
+    }
+    Ok(Some(Launch { command, environment, inherited }))
+}
+
+/// A copy of a descriptor that init inherits, as `NAME=fd:N`.
+fn pass_on(
+    name: &str,
+    fd: std::os::fd::BorrowedFd<'_>,
+    inherited: &mut Vec<OwnedFd>,
+) -> anyhow::Result<CString> {
+    let copy = rustix::io::fcntl_dupfd_cloexec(fd, 3)?;
+    let text = format!("{name}=fd:{}", copy.as_raw_fd());
+    inherited.push(copy);
+    Ok(CString::new(text)?)
+}
+
+/// A restore whose mounter has been started.
+struct Restore<'a> {
+    arguments: &'a Arguments,
+    voice: Voice,
+    plan: &'a Plan,
+    masters: &'a Masters,
+    deadline: Instant,
+}
+
+impl Restore<'_> {
+    fn go(
+        &self,
+        proc: &Proc,
+        survey: &Survey,
+        worker: Worker,
+        published: Option<&Published>,
+        out: Output,
+    ) -> anyhow::Result<Exit> {
+        self.expect_prepared(&worker)?;
+        // From here on signals are events, and threads are there: nothing forks any more.
+        let events = Events::new()?;
+        let staged = self.mount(&worker, published).and_then(|()| {
+            announce(self.plan, self.masters, published, out)?;
+            close_stdout()
+        });
+        if let Err(error) = staged {
+            return Err(self.undone(&worker, published, error));
+        }
+        if self.arguments.init {
+            return self.be_parent(worker, published, &events);
+        }
+        let end =
+            self.wait(published, Some(&worker), &events).and_then(|end| self.verified(proc, survey, end));
+        match end {
+            Ok(End::Connected) => self.finished(&worker, published),
+            Ok(End::Not(why)) if self.arguments.keep_going => self.left(&worker, published, &why),
+            Ok(End::Not(why)) => Err(self.undone(&worker, published, anyhow::anyhow!(why))),
+            Err(error) => Err(self.undone(&worker, published, error)),
+        }
+    }
+
+    fn expect_prepared(&self, worker: &Worker) -> anyhow::Result<()> {
+        match worker.order(self.plan, &Order::Prepare, |_| {})? {
+            Answer::Prepared => Ok(()),
+            other => bail!("the mounter answered {other:?} instead of being prepared"),
+        }
+    }
+
+    /// Makes all groups that do not wait for a fixup.
+    fn mount(&self, worker: &Worker, published: Option<&Published>) -> anyhow::Result<()> {
+        let now = (0..self.plan.groups.len()).filter(|&group| !self.is_held(group)).collect();
+        if let Some(published) = published {
+            self.hold(published)?;
+        }
+        worker.order(self.plan, &Order::Make(now), |made| {
+            if let Some(published) = published {
+                advance(&published.segment, self.plan, &published.items, made);
+            }
+        })?;
+        Ok(())
+    }
+
+    fn is_held(&self, group: usize) -> bool {
+        self.plan.groups[group].iter().any(|&item| self.plan.items[item].is_held())
+    }
+
+    fn hold(&self, published: &Published) -> anyhow::Result<()> {
+        for (index, &item) in published.items.iter().enumerate() {
+            if self.plan.items[item].is_held() {
+                published.segment.advance(index, Progress::Held)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(
+        &self,
+        published: Option<&Published>,
+        worker: Option<&Worker>,
+        events: &Events,
+    ) -> anyhow::Result<End> {
+        let Some(published) = published else { return Ok(End::Connected) };
+        events.watch_segment(Arc::clone(&published.segment))?;
+        if let Some(worker) = worker {
+            events.watch_child(open_pidfd(worker.pid())?)?;
+        }
+        let held = (0..self.plan.groups.len()).filter(|&group| self.is_held(group)).collect();
+        let mut waiter = Waiter {
+            plan: self.plan,
+            segment: &published.segment,
+            items: &published.items,
+            worker,
+            events,
+            voice: self.voice,
+            held,
+            watched: Vec::new(),
+        };
+        waiter.wait(self.deadline)
+    }
+
+    fn verified(&self, proc: &Proc, survey: &Survey, end: End) -> anyhow::Result<End> {
+        let (End::Connected, Some(target)) = (&end, &survey.target) else { return Ok(end) };
+        let found = verify::read(&proc.process(target.pid())?).context("cannot check the result")?;
+        let problems = verify::problems(self.plan, &found);
+        Ok(if problems.is_empty() { end } else { End::Not(problems.join("; ")) })
+    }
+
+    fn finished(&self, worker: &Worker, published: Option<&Published>) -> anyhow::Result<Exit> {
+        if let Some(Published { segment, .. }) = published {
+            segment.finish(Outcome::Finished)?;
+        }
+        self.clean_up(worker);
+        self.voice.note(show::summary(self.plan));
+        Ok(Exit::Done)
+    }
+
+    fn left(&self, worker: &Worker, published: Option<&Published>, why: &str) -> anyhow::Result<Exit> {
+        if let Some(Published { segment, .. }) = published {
+            segment.finish(Outcome::Failed)?;
+        }
+        self.clean_up(worker);
+        self.voice.warn(format_args!("{why}; what is connected was left"));
+        Ok(Exit::Attention)
+    }
+
+    fn clean_up(&self, worker: &Worker) {
+        match worker.order(self.plan, &Order::Finish, |_| {}) {
+            Ok(Answer::Finished(problems)) => problems.iter().for_each(|problem| self.voice.warn(problem)),
+            Ok(other) => self.voice.warn(format_args!("the mounter answered {other:?} at the end")),
+            Err(error) => self.voice.warn(format_args!("{error:#}")),
+        }
+    }
+
+    /// Undoes everything, and gives the error that led to it.
+    fn undone(&self, worker: &Worker, published: Option<&Published>, error: anyhow::Error) -> anyhow::Error {
+        if let Some(Published { segment, .. }) = published {
+            // The error that is reported is the first one.
+            let _ = segment.finish(Outcome::Failed);
+        }
+        match worker.order(self.plan, &Order::Undo, |_| {}) {
+            Ok(Answer::Undone(problems)) if problems.is_empty() => error.context("everything was undone"),
+            Ok(Answer::Undone(problems)) => {
+                error.context(format!("undone but for this: {}; it was undone because", problems.join("; ")))
+            }
+            Ok(other) => error.context(format!("the mounter answered {other:?} instead of undoing; at first")),
+            Err(undo) => error.context(format!(
+                "it could not be undone ({undo:#}): run the same command again to finish it; it failed because"
+            )),
+        }
+    }
+
+    /// Starts the init of the fresh namespace, waits until all is connected, and then for its end.
+    fn be_parent(
+        &self,
+        worker: Worker,
+        published: Option<&Published>,
+        events: &Events,
+    ) -> anyhow::Result<Exit> {
+        worker.launch().context("cannot start the init of the fresh namespace")?;
+        let mut init = worker.into_child();
+        events.watch_child(open_pidfd(init.pid())?)?;
+        let end = self.wait(published, None, events)?;
+        match end {
+            End::Connected => self.voice.note(format_args!("{}; all is connected", show::summary(self.plan))),
+            End::Not(why) if self.arguments.keep_going => self.voice.warn(format_args!("{why}; it goes on")),
+            End::Not(why) => {
+                // With its init all of the fresh namespace goes, and nothing else was made.
+                init.kill();
+                bail!("{why}; the fresh namespace was ended");
+            }
+        }
+        if let Some(Published { segment, .. }) = published {
+            segment.finish(Outcome::Finished)?;
+        }
+        wait_for_init(&mut init, events)
+    }
+}
+
+/// Waits for the end of init, and hands signals on to it.
+fn wait_for_init(init: &mut Child, events: &Events) -> anyhow::Result<Exit> {
+    while let Ok(event) = events.receiver.recv() {
+        match event {
+            Event::ChildEnded => break,
+            Event::Signal(signal) => crate::worker::signal_init(init.pid(), signal)?,
+            _ => {}
+        }
+    }
+    let code = init.wait_for_code()?;
+    Ok(Exit::Command(code))
+}
+
+/// So that who reads the stage document sees its end.
+fn close_stdout() -> anyhow::Result<()> {
+    let null = std::fs::OpenOptions::new().write(true).open("/dev/null").context("cannot open /dev/null")?;
+    rustix::stdio::dup2_stdout(null)?;
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! Publishing what the fixups need: the segment and the stage document.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use autofs_cr_common::doc::image::{End, Master};
+use autofs_cr_common::doc::stage::{Stage, Waiting};
+use autofs_cr_common::doc::{self, Format, Output};
+use autofs_cr_common::model::{FdFlags, Pid};
+use autofs_cr_common::proc::Proc;
+use autofs_cr_common::segment::{self, Owner, Segment};
+
+use crate::live::Masters;
+use crate::plan::Plan;
+
+/// The segment of a restore, and which of its superblocks is which item of the plan.
+#[derive(Debug)]
+pub struct Published {
+    /// The segment.
+    pub segment: Arc<Owner>,
+    /// The item of the plan, by the index in the segment.
+    pub items: Vec<usize>,
+}
+
+/// Makes the segment, if any superblock waits for a fixup.
+pub fn publish(plan: &Plan, masters: &Masters, timeout: Duration) -> anyhow::Result<Option<Published>> {
+    let items: Vec<usize> =
+        (0..plan.items.len()).filter(|&item| plan.items[item].action.needs_fixup()).collect();
+    if items.is_empty() {
+        return Ok(None);
+    }
+    let start_time =
+        Proc::open().and_then(|proc| proc.this()?.stat()).context("cannot read /proc/self/stat")?;
+    let coordinator = segment::Process { pid: Pid::this(), start_time: start_time.start_time };
+    let numbers: HashMap<&str, usize> =
+        plan.image.masters.iter().enumerate().map(|(index, master)| (master.id.as_str(), index)).collect();
+    let superblocks = items.iter().map(|&item| superblock(plan, item, &numbers)).collect();
+    let published = segment::Plan {
+        coordinator,
+        timeout,
+        masters: plan.image.masters.iter().map(|master| describe(master, masters)).collect(),
+        superblocks,
+    };
+    let segment = Segment::create(&published).context("cannot make the segment in shared memory")?;
+    Ok(Some(Published { segment: Arc::new(segment), items }))
+}
+
+fn superblock(plan: &Plan, item: usize, numbers: &HashMap<&str, usize>) -> segment::Superblock {
+    let superblock = &plan.image.superblocks[item];
+    let master = superblock.master.as_deref().and_then(|id| numbers.get(id)).copied().unwrap_or_default();
+    let pipes = &plan.image.masters[master].pipes;
+    let pipe = pipes.iter().position(|pipe| Some(pipe.inode) == superblock.pipe).unwrap_or_default();
+    let mount = plan.items[item].mounts.first().map(|&mount| plan.image.mounts[mount].mount_point.clone());
+    segment::Superblock {
+        device: superblock.device,
+        mount_type: superblock.options.mount_type,
+        master,
+        pipe,
+        mount_point: mount.unwrap_or_default(),
+        control_fds: superblock.control_fds.clone(),
+    }
+}
+
+fn describe(master: &Master, masters: &Masters) -> segment::Master {
+    let live = masters.live.get(&master.id);
+    let chosen = read_ends(master);
+    let pipes = master.pipes.iter().zip(chosen);
+    segment::Master {
+        id: master.id.clone(),
+        kind: master.kind,
+        pid: master.pid.filter(|_| live.is_some()),
+        process: live.map(|live| segment::Process { pid: live.pid, start_time: live.start_time }),
+        pipes: pipes.map(|(pipe, read_end)| segment::Pipe { read_end, write_end: pipe.write_end }).collect(),
+    }
+}
+
+/// The numbers of the read ends. For a pipe that had no reader when the image was made, the lowest number
+/// from 3 on that the master has no other use for.
+fn read_ends(master: &Master) -> Vec<End> {
+    let known = master.pipes.iter().flat_map(|pipe| pipe.read_end.iter().chain(&pipe.write_end));
+    let mut used: Vec<i32> = known.map(|end| end.fd).collect();
+    let mut choose = || {
+        let fd = (3..).find(|fd| !used.contains(fd)).unwrap_or(3);
+        used.push(fd);
+        End { fd, flags: FdFlags::default() }
+    };
+    master.pipes.iter().map(|pipe| pipe.read_end.unwrap_or_else(&mut choose)).collect()
+}
+
+/// Writes the stage document.
+pub fn announce(
+    plan: &Plan,
+    masters: &Masters,
+    published: Option<&Published>,
+    out: Output,
+) -> anyhow::Result<()> {
+    let waits = |id: &str| {
+        let items = plan.items.iter().zip(&plan.image.superblocks);
+        items
+            .filter(|(item, superblock)| {
+                item.action.needs_fixup() && superblock.master.as_deref() == Some(id)
+            })
+            .count()
+    };
+    let waiting = plan.image.masters.iter().map(|master| Waiting {
+        id: master.id.clone(),
+        command: master.command.clone(),
+        pid: masters.live.get(&master.id).map(|live| live.pid),
+        superblocks: waits(&master.id),
+    });
+    let stage = Stage {
+        format: Format::CURRENT,
+        segment: published.map(|published| published.segment.address()),
+        masters: waiting.filter(|waiting| waiting.superblocks > 0).collect(),
+    };
+    write(&stage, out).context("cannot write the stage document")
+}
+
+fn write(stage: &Stage, mut out: Output) -> anyhow::Result<()> {
+    doc::write(stage, &mut out)?;
+    out.flush()?;
+    out.finish()?;
+    Ok(())
+}

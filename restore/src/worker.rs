@@ -1,0 +1,194 @@
+//! The mounter's process: how it is started, and how restore speaks to it.
+//!
+//! A process cannot change its own pid namespace, only that of its later children. So there are two
+//! forks: one to enter the namespaces, and in it one to be born there.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use autofs_cr_common::channel::{Channel, ChannelError};
+use autofs_cr_common::child::Child;
+use autofs_cr_common::model::Pid;
+use autofs_cr_common::sys::autofs::ControlDevice;
+use autofs_cr_common::target::Target;
+use nix::sched::{CloneFlags, unshare};
+
+use crate::live::Masters;
+use crate::mounter::{Answer, Launch, Mounter, Order, Outfit, Progress};
+use crate::plan::Plan;
+
+/// How long the mounter may say nothing. Each of its steps takes well below a millisecond, but for a
+/// path walk onto a mount with a pending request, which never ends.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Where the mounter works.
+#[derive(Debug)]
+pub enum Place<'a> {
+    /// In the namespaces of a process.
+    Of(&'a Target),
+    /// In fresh ones, with this root directory and this init.
+    Fresh(Option<&'a Path>, &'a Launch),
+}
+
+/// The mounter, as restore sees it.
+#[derive(Debug)]
+pub struct Worker {
+    child: Child,
+    progress: Progress,
+}
+
+impl Worker {
+    /// Starts the mounter, and waits until it is in its namespaces. Only while this process has one
+    /// thread.
+    pub fn start(
+        plan: &Plan,
+        masters: &Masters,
+        place: &Place<'_>,
+        device: ControlDevice,
+    ) -> anyhow::Result<Self> {
+        let progress = Progress::new().context("cannot make a memory file")?;
+        let outfit = Outfit { device, proc_dir: open_proc()?, progress: progress.share()? };
+        let child = Child::spawn(|channel| enter(plan, masters, place, channel, outfit))
+            .context("cannot start a child process")?;
+        let worker = Self { child, progress };
+        match worker.answer(plan)? {
+            Answer::Ready => Ok(worker),
+            other => bail!("the mounter answered {other:?} when it was started"),
+        }
+    }
+
+    /// Gives an order, and waits for the last answer to it.
+    pub fn order(
+        &self,
+        plan: &Plan,
+        order: &Order,
+        mut made: impl FnMut(&[usize]),
+    ) -> anyhow::Result<Answer> {
+        self.child.send(order, &[]).context("cannot reach the mounter")?;
+        loop {
+            match self.answer(plan)? {
+                Answer::Made(groups) => made(&groups),
+                Answer::Failed(why) => bail!(why),
+                answer => return Ok(answer),
+            }
+        }
+    }
+
+    /// Gives an order that is not answered, as the mounter becomes another program.
+    pub fn launch(&self) -> anyhow::Result<()> {
+        self.child.send(&Order::Launch, &[])?;
+        match self.child.receive::<Answer>(Some(Instant::now() + SILENCE)) {
+            // The channel is closed by execve.
+            Err(ChannelError::Closed) => Ok(()),
+            Ok((Answer::Failed(why), _)) => bail!(why),
+            Ok((answer, _)) => bail!("the mounter answered {answer:?} when it was to become init"),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The process id of the child that stands between restore and the mounter, and ends like it.
+    pub fn pid(&self) -> Pid {
+        self.child.pid()
+    }
+
+    /// The child process: the mounter itself, or the one that waits for it and ends like it.
+    pub fn into_child(self) -> Child {
+        self.child
+    }
+
+    fn answer(&self, plan: &Plan) -> anyhow::Result<Answer> {
+        match self.child.receive(Some(Instant::now() + SILENCE)) {
+            Ok((answer, _)) => Ok(answer),
+            Err(ChannelError::TimedOut) => Err(self.blocked(plan)),
+            Err(ChannelError::Closed) => bail!("the mounter ended{}", self.at(plan)),
+            Err(error) => Err(error).context("cannot hear the mounter"),
+        }
+    }
+
+    fn blocked(&self, plan: &Plan) -> anyhow::Error {
+        anyhow::anyhow!(
+            "no answer for {} seconds{}: a request is probably pending there, which blocks every walk onto it; \
+             autofs-inspect shows who waits, and SIGKILL of the first of them frees it",
+            SILENCE.as_secs(),
+            self.at(plan)
+        )
+    }
+
+    fn at(&self, plan: &Plan) -> String {
+        let mounts = self.progress.get().and_then(|item| plan.items.get(item)).map(|item| &item.mounts);
+        let mount = mounts.and_then(|mounts| plan.image.mounts.get(*mounts.first()?));
+        mount.map_or(String::new(), |mount| format!(" at {}", mount.mount_point))
+    }
+}
+
+fn open_proc() -> anyhow::Result<OwnedFd> {
+    Ok(File::open("/proc").context("cannot open /proc")?.into())
+}
+
+/// The child: enters the namespaces, and is or starts the mounter there.
+fn enter(
+    plan: &Plan,
+    masters: &Masters,
+    place: &Place<'_>,
+    channel: Channel,
+    outfit: Outfit,
+) -> anyhow::Result<()> {
+    let entered = match place {
+        Place::Of(target) => target.enter_pids().context("cannot enter the pid namespace"),
+        Place::Fresh(..) => unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)
+            .context("cannot make a mount and a pid namespace"),
+    };
+    report(&channel, entered)?;
+    let mut inner = Child::spawn(|_| {
+        let ready =
+            settle(place).and_then(|launch| Ok((Mounter::new(plan, masters, &channel, outfit)?, launch)));
+        let (mut mounter, launch) = report(&channel, ready)?;
+        mounter.serve(launch)
+    })?;
+    drop(channel);
+    end_like(&mut inner)
+}
+
+/// Enters the mount namespace and the root, in the process that was born in the pid namespace.
+fn settle<'a>(place: &'a Place<'_>) -> anyhow::Result<Option<&'a Launch>> {
+    match place {
+        Place::Of(target) => {
+            target.enter_mounts().context("cannot enter the mount namespace")?;
+            Ok(None)
+        }
+        Place::Fresh(root, launch) => {
+            crate::mounter::fresh::furnish(*root)?;
+            Ok(Some(launch))
+        }
+    }
+}
+
+/// Tells restore of a failure, as the child's own message would be one too many.
+fn report<T>(channel: &Channel, result: anyhow::Result<T>) -> anyhow::Result<T> {
+    match result {
+        Ok(value) => Ok(value),
+        Err(error) => {
+            channel.send(&Answer::Failed(format!("{error:#}")), &[])?;
+            autofs_cr_common::sys::process::exit_child(1)
+        }
+    }
+}
+
+/// Ends as the inner child ends.
+fn end_like(inner: &mut Child) -> anyhow::Result<()> {
+    let code = inner.wait_for_code()?;
+    autofs_cr_common::sys::process::exit_child(code)
+}
+
+/// Hands a signal on to the init that the child `parent` of restore waits for.
+pub fn signal_init(parent: Pid, signal: i32) -> anyhow::Result<()> {
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
+    let signal = nix::sys::signal::Signal::try_from(signal)?;
+    for pid in children.split_whitespace().filter_map(|pid| pid.parse::<Pid>().ok()) {
+        nix::sys::signal::kill(pid.to_nix(), signal)?;
+    }
+    Ok(())
+}
