@@ -1,3 +1,79 @@
 //! Write the autofs mounts of a mount namespace to an image.
+//!
+//! | stage | file |
+//! |---|---|
+//! | 1. a report, read or scanned, and the process whose namespaces it is about | `collect.rs` |
+//! | 2. what cannot be restored is refused, before anything is touched | `refuse.rs` |
+//! | 3. process groups as the target numbers them | `groups.rs` |
+//! | 4. directories and symlinks inside the superblocks | `contents/` |
+//! | 5. the image, from all that | `build/` |
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod build;
+mod cli;
+mod collect;
+mod contents;
+mod groups;
+mod refuse;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use autofs_cr_common::cli::Voice;
+use autofs_cr_common::doc::{self, DocError, Image, Output};
+use autofs_cr_common::exit::{Exit, conclude};
+use autofs_cr_common::proc::Proc;
+use autofs_cr_common::sys::autofs::{ControlDevice, DEVICE_PATH};
+use clap::Parser;
+use rustix::thread::{CapabilitySet, capabilities};
+
+use cli::Cli;
+use collect::Collected;
+use contents::Contents;
+
+/// The name of this tool in messages.
+const TOOL: &str = "autofs-dump";
+
+fn main() -> ExitCode {
+    conclude(TOOL, run(&Cli::parse()))
+}
+
+fn run(cli: &Cli) -> Result<Exit> {
+    let proc = Proc::open().context("cannot open /proc")?;
+    let collected = collect::collect(cli, &proc)?;
+    let voice = Voice::new(TOOL, cli.verbosity);
+    let image = image(cli, &proc, &collected, voice)?;
+    // Only now, so that a dump that fails leaves a file as it was.
+    let mut output = Output::open(cli.output.output.as_deref())?;
+    doc::write(&image, &mut output).map_err(|source| DocError::Write { name: cli.output_name(), source })?;
+    output.finish()?;
+    voice.detail(format_args!(
+        "{} mounts of {} superblocks, {} masters",
+        image.mounts.len(),
+        image.superblocks.len(),
+        image.masters.len()
+    ));
+    Ok(Exit::Done)
+}
+
+fn image(cli: &Cli, proc: &Proc, collected: &Collected, voice: Voice) -> Result<Image> {
+    if collected.report.superblocks.is_empty() {
+        voice.note("no autofs mount is there");
+        return Ok(build::build(&collected.report, &Contents::default(), &groups::Groups::default())?);
+    }
+    let control = control_device()?;
+    refuse::check(&collected.report, &collected.namespace)?;
+    let groups = groups::find(proc, collected)?;
+    let contents = contents::read(collected, &control, cli.timeout, voice)?;
+    Ok(build::build(&collected.report, &contents, &groups)?)
+}
+
+/// What the contents are read through.
+fn control_device() -> Result<ControlDevice> {
+    let effective = capabilities(None).context("cannot read the own capabilities")?.effective;
+    if !effective.contains(CapabilitySet::SYS_ADMIN) {
+        bail!("cannot read the contents of autofs mounts: that is for root (CAP_SYS_ADMIN)");
+    }
+    ControlDevice::open()
+        .with_context(|| format!("cannot read the contents of autofs mounts: cannot open {DEVICE_PATH}"))
+}

@@ -188,6 +188,9 @@ pub struct Mount {
     /// Its mount point is the root of the mount that it is mounted on, so that it covers that one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub covers: bool,
+    /// A later mount on a directory above hides it, so that no path leads to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub buried: bool,
 }
 
 /// What an autofs mount is mounted on.

@@ -75,6 +75,11 @@ impl<'a> Line<'a> {
         self.fstype == b"autofs"
     }
 
+    /// It is mounted at this path.
+    pub fn is_at(&self, path: &[u8]) -> bool {
+        unescape(self.mount_point).as_ref() == path
+    }
+
     /// The device, if it is written as one.
     pub fn device(&self) -> Option<Device> {
         std::str::from_utf8(self.device).ok()?.parse().ok()

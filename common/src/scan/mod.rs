@@ -2,7 +2,7 @@
 //!
 //! | stage | file | reads |
 //! |---|---|---|
-//! | 1. the namespaces and their mounts | `tables.rs` | `mountinfo`, `ns/*` |
+//! | 1. the namespaces and their mounts | `tables.rs`, `tree.rs` | `mountinfo`, `ns/*` |
 //! | 2. who holds which end of the pipes, and control fds | `holders.rs` | `fd`, `fdinfo`, `status`, `stat` |
 //! | 3. the state of each superblock | `judge.rs` | `stat` of all, where something is not served |
 //! | 4. requests that wait unread | `requests.rs` | the pipes themselves, by tee(2) |
@@ -13,6 +13,7 @@ mod holders;
 mod judge;
 mod requests;
 mod tables;
+mod tree;
 
 use std::io;
 

@@ -4,8 +4,9 @@ use std::collections::btree_map::{BTreeMap, Entry};
 use std::collections::{HashMap, HashSet};
 use std::io;
 
+use super::tree::Tree;
 use super::{ScanError, Scope, read_error};
-use crate::doc::report::{Content, Mount, Namespace, Within};
+use crate::doc::report::{Content, Mount, Namespace};
 use crate::model::{Device, KernelPipe, Pid, SuperOptions, TextPath};
 use crate::proc::mountinfo::{Line, lines, unescape};
 use crate::proc::{Absence, Proc, ProcessDir, absence};
@@ -139,33 +140,24 @@ fn stand_in(dir: &ProcessDir, pid: Pid) -> io::Result<Namespace> {
     })
 }
 
-/// What is needed of a mount to say what another one is mounted on.
-struct Parent<'a> {
-    parent: u64,
-    is_autofs: bool,
-    mount_point: &'a [u8],
-}
-
-type Parents<'a> = HashMap<u64, Parent<'a>>;
-
 impl Tables {
     fn add(&mut self, view: View) -> Result<(), ScanError> {
         let malformed = |source| ScanError::MountInfo { pid: view.namespace.process, source };
         let all: Vec<Line<'_>> = lines(&view.mountinfo).collect::<Result<_, _>>().map_err(malformed)?;
         if all.iter().any(Line::is_autofs) {
-            let parents = parents(&all);
+            let tree = Tree::new(&all);
             for line in &all {
-                self.add_line(&view, line, &parents)?;
+                self.add_line(&view, line, &tree)?;
             }
         }
         self.namespaces.push(view.namespace);
         Ok(())
     }
 
-    fn add_line(&mut self, view: &View, line: &Line<'_>, parents: &Parents<'_>) -> Result<(), ScanError> {
-        let on_autofs = parents.get(&line.parent).is_some_and(|parent| parent.is_autofs);
+    fn add_line(&mut self, view: &View, line: &Line<'_>, tree: &Tree<'_>) -> Result<(), ScanError> {
+        let on_autofs = tree.is_on_autofs(line);
         if line.is_autofs() {
-            self.add_autofs(view, line, parents).map_err(|cause| ScanError::Autofs {
+            self.add_autofs(view, line, tree).map_err(|cause| ScanError::Autofs {
                 pid: view.namespace.process,
                 mount_point: text(line.mount_point).to_string(),
                 cause,
@@ -178,7 +170,7 @@ impl Tables {
         }
     }
 
-    fn add_autofs(&mut self, view: &View, line: &Line<'_>, parents: &Parents<'_>) -> Result<(), String> {
+    fn add_autofs(&mut self, view: &View, line: &Line<'_>, tree: &Tree<'_>) -> Result<(), String> {
         let device = line.device().ok_or("its device number makes no sense")?;
         self.add_superblock(device, line)?;
         let mount = Mount {
@@ -191,8 +183,9 @@ impl Tables {
             options: String::from_utf8_lossy(line.options).into_owned(),
             propagation: line.propagation(),
             source: text(line.source),
-            within: within(line, parents),
-            covers: parents.get(&line.parent).is_some_and(|parent| parent.mount_point == line.mount_point),
+            within: tree.within(line),
+            covers: tree.covers(line),
+            buried: tree.is_buried(line),
         };
         self.add_place(view, &mount);
         self.by_id.insert(mount.id, self.mounts.len());
@@ -225,29 +218,6 @@ impl Tables {
     pub fn can_be_control_fd(&self, link: &[u8]) -> bool {
         link == b"/" || self.places.contains(&hash(link)) || self.moved.contains_key(link)
     }
-}
-
-fn parents<'a>(all: &[Line<'a>]) -> Parents<'a> {
-    let entry = |line: &Line<'a>| {
-        let parent =
-            Parent { parent: line.parent, is_autofs: line.is_autofs(), mount_point: line.mount_point };
-        (line.id, parent)
-    };
-    all.iter().map(entry).collect()
-}
-
-fn within(line: &Line<'_>, parents: &Parents<'_>) -> Within {
-    let mut at = line.parent;
-    // A chain of parents is no longer than the list, unless the list is wrong.
-    for step in 0..parents.len() {
-        match parents.get(&at) {
-            Some(parent) if parent.is_autofs && step == 0 => return Within::Autofs,
-            Some(parent) if parent.is_autofs => return Within::Content,
-            Some(parent) if parent.parent != at => at = parent.parent,
-            _ => break,
-        }
-    }
-    Within::Other
 }
 
 fn content(view: &View, line: &Line<'_>) -> Content {

@@ -1,0 +1,59 @@
+//! The command line.
+
+use std::time::Duration;
+
+use autofs_cr_common::cli::{Input, OutputArg, Verbosity, parse_seconds};
+use autofs_cr_common::model::Pid;
+use clap::Parser;
+
+/// Write the autofs mounts of a mount namespace to an image, from which autofs-restore makes them again
+///
+/// What cannot be restored is refused by name, and then nothing is written.
+#[derive(Debug, Parser)]
+#[command(name = "autofs-dump", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Dump the mount namespace of this process, as from its root directory [default: the own one]
+    #[arg(short, long, value_name = "PID")]
+    pub pid: Option<Pid>,
+
+    #[command(flatten)]
+    pub input: Input,
+
+    #[command(flatten)]
+    pub output: OutputArg,
+
+    /// How long a superblock may keep the reading of its contents waiting
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "2")]
+    pub timeout: Duration,
+
+    #[command(flatten)]
+    pub verbosity: Verbosity,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed, and nothing was written
+  2  wrong usage";
+
+impl Cli {
+    /// Where the image goes, for messages.
+    pub fn output_name(&self) -> String {
+        match &self.output.output {
+            Some(path) => path.display().to_string(),
+            None => "standard output".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_defined() {
+        Cli::command().debug_assert();
+    }
+}
