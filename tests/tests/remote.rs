@@ -22,8 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A number that no other descriptor of the target gets by itself.
 const KNOWN_NUMBER: i32 = 50;
 
+const TARGET: &str = env!("CARGO_BIN_EXE_remote-target");
+
 struct Target {
     child: Child,
+    /// The target proper, if it is a child of `child`.
+    inner: Option<Pid>,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
@@ -36,26 +40,29 @@ impl Target {
     }
 
     fn start_with(mode: &str, call: Option<i64>, before: &str) -> Self {
-        let script = format!(
-            "{before} exec {KNOWN_NUMBER}</dev/null; exec {} {mode}",
-            env!("CARGO_BIN_EXE_remote-target")
-        );
+        Self::start_script(&format!("{before} exec {TARGET} {mode}"), call)
+    }
+
+    /// The script's process has the standard descriptors and KNOWN_NUMBER, and no other.
+    fn start_script(script: &str, call: Option<i64>) -> Self {
+        let descriptors =
+            format!("for n in {{3..200}}; do exec {{n}}>&-; done; exec {KNOWN_NUMBER}</dev/null;");
         let mut child = Command::new("bash")
-            .args(["-c", &script])
+            .args(["-c", &format!("{descriptors} {script}")])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().unwrap());
-        let mut target = Self { child, input, output };
+        let mut target = Self { child, inner: None, input, output };
         assert_eq!(target.line(), "ready");
         target.wait_until_in(call);
         target
     }
 
     fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id() as i32)
+        self.inner.unwrap_or(Pid::from_raw(self.child.id() as i32))
     }
 
     fn pidfd(&self) -> OwnedFd {
@@ -414,6 +421,116 @@ fn a_process_that_dies_in_a_session_is_an_error() {
     target.child.wait().unwrap();
 }
 
+#[test]
+fn a_process_without_free_descriptors_is_refused() {
+    let mut target = Target::start_with("serve", Some(libc::SYS_read), "");
+    let before = target.descriptors();
+    // 0, 1 and 2 are open.
+    let limit = Command::new("prlimit").args(["--nofile=3:3", "--pid", &target.pid().to_string()]).status();
+    assert!(limit.unwrap().success());
+    let pidfd = target.pidfd();
+    let error = Stopped::attach(pidfd.as_fd(), deadline()).unwrap().start(deadline()).err().unwrap();
+    assert!(matches!(error, Error::SocketPair { .. }), "{error}");
+    byte(&mut target);
+    assert_eq!(target.line(), "result=1 handled=0 changed=");
+    assert_eq!(target.descriptors(), before);
+}
+
+#[test]
+fn a_process_in_another_pid_namespace_is_served() {
+    let mut unshare = Target::start_script(
+        &format!("exec unshare --pid --fork --kill-child {TARGET} serve"),
+        Some(libc::SYS_wait4),
+    );
+    let outer = unshare.pid();
+    let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).unwrap();
+    unshare.inner = Some(Pid::from_raw(children.trim().parse().unwrap()));
+    unshare.wait_until_in(Some(libc::SYS_read));
+    assert!(unshare.status("NSpid").ends_with("\t1"), "{}", unshare.status("NSpid"));
+    let count = unshare.descriptors().len();
+    replace_known_number(&unshare);
+    assert_eq!(unshare.descriptors()[&KNOWN_NUMBER].0.to_str(), Some("/dev/zero"));
+    assert_eq!(unshare.descriptors().len(), count);
+    byte(&mut unshare);
+    assert_eq!(unshare.line(), "result=1 handled=0 changed=");
+}
+
+#[test]
+fn a_process_whose_filters_forbid_the_calls_is_served() {
+    let mut target = Target::start("filtered", Some(libc::SYS_read));
+    assert_eq!(target.status("Seccomp"), "2");
+    let count = target.descriptors().len();
+    replace_known_number(&target);
+    assert_eq!(target.status("TracerPid"), "0");
+    assert_eq!(target.descriptors()[&KNOWN_NUMBER].0.to_str(), Some("/dev/zero"));
+    assert_eq!(target.descriptors().len(), count);
+    byte(&mut target);
+    assert_eq!(target.line(), "result=1 handled=0 changed=");
+    let pidfd = target.pidfd();
+    drop(start(&pidfd));
+    assert_eq!(target.status("TracerPid"), "0");
+    byte(&mut target);
+    assert_eq!(target.line(), "result=1 handled=0 changed=");
+}
+
+#[test]
+fn a_signal_that_comes_in_a_session_is_delivered_at_its_end() {
+    let mut target = Target::start("ppoll", Some(libc::SYS_ppoll));
+    let pidfd = target.pidfd();
+    let mut session = start(&pidfd);
+    target.signal(Signal::SIGUSR1);
+    session.run(&Batch::new(), deadline()).unwrap();
+    session.finish(deadline()).unwrap();
+    assert_eq!(target.line(), "result=-4 handled=1 changed=");
+}
+
+#[test]
+fn a_signal_that_only_the_call_lets_in_ends_the_call() {
+    // SIGUSR2 is blocked but for the time of the call, and has the default action.
+    let mut target = Target::start("sigsuspend", Some(libc::SYS_rt_sigsuspend));
+    let pidfd = target.pidfd();
+    let session = start(&pidfd);
+    target.signal(Signal::SIGUSR2);
+    session.finish(deadline()).unwrap();
+    use std::os::unix::process::ExitStatusExt;
+    assert_eq!(target.child.wait().unwrap().signal(), Some(libc::SIGUSR2));
+}
+
+#[test]
+fn a_process_that_is_stopped_in_a_session_goes_on_when_it_is_continued() {
+    let mut target = Target::start("serve", Some(libc::SYS_read));
+    let before = target.descriptors();
+    let pidfd = target.pidfd();
+    let mut session = start(&pidfd);
+    target.signal(Signal::SIGSTOP);
+    wait_for("the target is stopped", || target.status("State").starts_with('T'));
+    let soon = Instant::now() + Duration::from_millis(50);
+    let error = session.run(&Batch::new(), soon).unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    drop(session);
+    target.signal(Signal::SIGCONT);
+    byte(&mut target);
+    assert_eq!(target.line(), "result=1 handled=0 changed=");
+    assert_eq!(target.descriptors(), before);
+}
+
+#[test]
+fn a_thread_that_does_not_stop_is_named_and_everything_is_let_go() {
+    // The parent of a vfork sleeps where no signal but SIGKILL reaches it.
+    let mut target = Target::start("vfork", Some(libc::SYS_vfork));
+    let pid = target.pid();
+    let error = std::thread::spawn({
+        let pidfd = target.pidfd();
+        move || Stopped::attach(pidfd.as_fd(), Instant::now() + Duration::from_millis(50)).unwrap_err()
+    })
+    .join()
+    .unwrap();
+    assert!(matches!(error, Error::Unstoppable { tid, .. } if tid == pid.as_raw()), "{error}");
+    wait_for("the kernel detached it", || target.status("TracerPid") == "0");
+    byte(&mut target);
+    assert_eq!(target.line(), "child ended");
+}
+
 /// Kills the engine after each of its system calls, and before each: the target must go on as if nothing
 /// had been, or with the work done.
 #[test]
@@ -444,6 +561,8 @@ fn the_engine_can_be_killed_at_any_instant() {
 
 /// Runs the driver up to its stop number `steps` (entries and exits of system calls), kills it there;
 /// false if it ended by itself before.
+// It is waited for: either here, or by the waitpid that saw it exit.
+#[allow(clippy::zombie_processes)]
 fn drive_and_kill(target: &Target, file: &str, steps: usize) -> bool {
     let mut driver = Command::new(env!("CARGO_BIN_EXE_remote-driver"))
         .args([target.pid().to_string(), KNOWN_NUMBER.to_string(), file.to_owned()])

@@ -2,6 +2,9 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
+/// The most descriptors that one batch brings. The kernel's limit for one message is 253 (SCM_MAX_FD).
+pub(super) const MOST_DESCRIPTORS: usize = 250;
+
 /// A descriptor that the process gets with a batch. It has a number there only while the batch runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received(pub(super) usize);

@@ -69,10 +69,12 @@ pub(super) struct Status {
     pub tracer: i32,
     /// The thread's number in the innermost pid namespace that it is in.
     pub inner_tid: i32,
-    /// Signals that are pending for the thread or its process, not blocked, and have a handler.
-    pub caught_pending: u64,
-    /// Signals that are pending and not blocked.
-    pub deliverable: u64,
+    /// Signals that are pending for the thread or its process: bit `n - 1` is signal `n`.
+    pending: u64,
+    /// Signals that the thread blocks now.
+    blocked: u64,
+    /// Signals that have a handler.
+    caught: u64,
     /// A seccomp mode is on.
     pub seccomp: bool,
     /// The processor checks return addresses (CET).
@@ -87,18 +89,28 @@ impl Status {
         Self::parse(&text).ok_or_else(|| invalid(&path, "a field is missing"))
     }
 
+    /// A signal is about to be delivered.
+    pub fn has_deliverable_signal(&self) -> bool {
+        self.pending & !self.blocked != 0
+    }
+
+    /// A handler will run as soon as the thread blocks only the signals in `mask`.
+    pub fn handler_runs_with(&self, mask: u64) -> bool {
+        self.pending & self.caught & !mask != 0
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let field = |name: &str| {
             text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
         };
         let signals = |name: &str| u64::from_str_radix(field(name)?, 16).ok();
-        let deliverable = (signals("SigPnd")? | signals("ShdPnd")?) & !signals("SigBlk")?;
         Some(Self {
             state: field("State")?.chars().next()?,
             tracer: field("TracerPid")?.parse().ok()?,
             inner_tid: field("NSpid")?.split_ascii_whitespace().next_back()?.parse().ok()?,
-            caught_pending: deliverable & signals("SigCgt")?,
-            deliverable,
+            pending: signals("SigPnd")? | signals("ShdPnd")?,
+            blocked: signals("SigBlk")?,
+            caught: signals("SigCgt")?,
             seccomp: field("Seccomp").is_some_and(|mode| mode != "0"),
             shadow_stack: field("x86_Thread_features")
                 .is_some_and(|features| features.split_ascii_whitespace().any(|name| name == "shstk")),

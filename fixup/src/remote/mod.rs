@@ -13,8 +13,9 @@
 //! signal mask, alternate stack or descriptor is changed. What is left is this: a call that the kernel
 //! does not make again after a stop (epoll_wait) fails with EINTR if the engine dies in the moment
 //! between stopping the thread and correcting that; a relative timeout of the one thread that ran the
-//! chain starts anew; and a signal that comes while the chain runs is delivered at its end, before
-//! the interrupted call is made again.
+//! chain starts anew; and a signal that comes while the chain runs is delivered at its end, as if it had
+//! come just before the interrupted call (poll, epoll_wait, sleeps and the like then fail with
+//! EINTR as always; read and the like are made again).
 //!
 //! The engine knows nothing of autofs. It does not see the results of the calls.
 //!
@@ -29,7 +30,7 @@ mod session;
 mod tracees;
 
 #[cfg(target_arch = "x86_64")]
-#[path = "x86_64.rs"]
+#[path = "x86_64/mod.rs"]
 mod arch;
 #[cfg(not(target_arch = "x86_64"))]
 #[path = "unsupported.rs"]

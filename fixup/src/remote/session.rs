@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use super::arch::{self, Chain, Gadgets, Spot};
-use super::batch::Batch;
+use super::batch::{Batch, MOST_DESCRIPTORS};
 use super::error::{Error, Result};
 use super::facts::{self, Memory, Status};
 use super::tracees::{Stop, Tracees, pid_of, resume, wait_for_stop};
@@ -81,26 +81,28 @@ impl<'fd> Stopped<'fd> {
         let (socket, number) = self.take_socket(&chain)?;
         // From here on the end of `socket` is what ends the chain.
         if self.seccomp {
+            // Its filters are off only while it is attached.
             resume(tid, None)?;
         } else {
             self.tracees.release(tid)?;
         }
-        let held = self.seccomp.then_some(tid);
-        Ok(Session { pidfd: self.pidfd, pid: self.pid, tracees: self.tracees, chain, socket, number, held })
+        Ok(Session { pidfd: self.pidfd, pid: self.pid, tracees: self.tracees, chain, socket, number })
     }
 
     /// Follows the thread until it made the socket pair; its result.
     fn run_to_socketpair(&self, chain: &Chain, deadline: Instant) -> Result<i64> {
         let tid = self.spot.tid();
+        let mut signal = None;
         loop {
-            ptrace::syscall(tid, None).map_err(|e| Error::call("ptrace syscall", tid.as_raw(), e))?;
+            ptrace::syscall(tid, signal.take())
+                .map_err(|error| Error::call("ptrace syscall", tid.as_raw(), error))?;
             match wait_for_stop(self.pid, tid, deadline)? {
-                Stop::Call => {}
+                Stop::Call | Stop::Interrupted => {}
+                // All signals are blocked, but SIGSTOP cannot be.
+                Stop::Signal(stop) => signal = stop,
+                // The chain goes on to its end when the process is continued.
+                Stop::Group => return Err(Error::GroupStopped { pid: self.pid.as_raw() }),
                 Stop::Ended => return Err(Error::Gone { pid: self.pid.as_raw() }),
-                // Only SIGSTOP gets here; the chain goes on to its end when the process is continued.
-                Stop::Signal(_) | Stop::Group | Stop::Interrupted => {
-                    return Err(Error::GroupStopped { pid: self.pid.as_raw() });
-                }
             }
             if let Some(result) = chain.call_result(tid)? {
                 return Ok(result);
@@ -126,7 +128,7 @@ impl<'fd> Stopped<'fd> {
 }
 
 fn most_descriptors(pid: Pid) -> Result<usize> {
-    facts::free_descriptors(pid).map(|free| free.min(arch::MOST_DESCRIPTORS))
+    facts::free_descriptors(pid).map(|free| free.min(MOST_DESCRIPTORS))
 }
 
 /// The stopped thread that is best for the chain.
@@ -157,13 +159,12 @@ fn suspend_seccomp(tid: Pid) -> Result<()> {
 pub struct Session<'fd> {
     pidfd: BorrowedFd<'fd>,
     pid: Pid,
-    tracees: Tracees,
     chain: Chain,
     socket: OwnedFd,
     /// The number of the other end, in the process.
     number: i32,
-    /// The chain's thread, if it has to stay attached.
-    held: Option<Pid>,
+    /// Dropped after the socket: a thread with seccomp stays attached while it runs the chain.
+    tracees: Tracees,
 }
 
 impl Session<'_> {
@@ -205,14 +206,13 @@ impl Session<'_> {
 
     /// Ends the session: waits until the thread closed its end of the socket pair and is about to go on
     /// where it was, and lets all others go.
-    pub fn finish(mut self, deadline: Instant) -> Result<()> {
+    pub fn finish(self, deadline: Instant) -> Result<()> {
+        self.chain.respect_signals(self.pid)?;
         // An error means that the other end is closed already.
         let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Write);
         self.wait_for(PollFlags::empty(), "the end of the calls", deadline)?;
-        match self.held.take() {
-            Some(tid) => self.tracees.stop_and_release(tid, deadline),
-            None => Ok(()),
-        }
+        drop(self.tracees);
+        Ok(())
     }
 
     fn check(&self, batch: &Batch<'_>) -> Result<()> {
@@ -221,7 +221,7 @@ impl Session<'_> {
         if needed > room {
             return Err(Error::NoRoom { pid, needed, room });
         }
-        let (count, most) = (batch.received(), arch::MOST_DESCRIPTORS);
+        let (count, most) = (batch.received(), MOST_DESCRIPTORS);
         if count > most {
             return Err(Error::TooManyDescriptors { count, most });
         }

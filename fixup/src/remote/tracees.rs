@@ -19,6 +19,9 @@ use super::facts::{self, Status};
 /// The event number of a stop that was asked for with PTRACE_INTERRUPT (linux/ptrace.h).
 const PTRACE_EVENT_STOP: i32 = 128;
 
+/// How long dropping waits for a thread to stop.
+const LAST_PATIENCE: Duration = Duration::from_millis(500);
+
 /// The threads of a process, all stopped. Dropping it lets them go on with everything as it was; so
 /// does the end of the thread that made it, however it ends, because the kernel then detaches them.
 #[derive(Debug)]
@@ -40,9 +43,6 @@ impl Tracees {
         // A thread may start others until it is itself stopped, so look again until none is new.
         while tracees.seize_new_threads()? {
             tracees.wait_until_stopped(deadline)?;
-        }
-        for tid in &tracees.stopped {
-            arch::undo_interruption(pid, *tid)?;
         }
         Ok(tracees)
     }
@@ -67,7 +67,6 @@ impl Tracees {
         if self.interrupt(tid)? {
             self.wait_until_stopped(deadline)?;
             if self.stopped.contains(&tid) {
-                arch::undo_interruption(self.pid, tid)?;
                 self.release(tid)?;
             }
         }
@@ -106,11 +105,10 @@ impl Tracees {
                 Stop::Interrupted => {
                     self.running.remove(&tid);
                     self.stopped.insert(tid);
+                    arch::undo_interruption(self.pid, tid)?;
                 }
                 // The stop that was asked for comes after the handler was set up.
-                Stop::Signal(signal) => {
-                    resume(tid, signal)?;
-                }
+                Stop::Signal(signal) => resume(tid, signal)?,
                 Stop::Group => {
                     self.running.remove(&tid);
                     self.stopped.insert(tid);
@@ -137,9 +135,11 @@ impl Drop for Tracees {
                 Ok(Stop::Ended) | Err(_) => {}
             }
         }
-        for tid in &self.stopped {
-            // A thread that cannot be detached has ended, or is detached when this thread ends.
-            let _ = ptrace::detach(*tid, None);
+        for tid in std::mem::take(&mut self.stopped) {
+            if ptrace::detach(tid, None).is_err() {
+                // It has ended, or runs the chain: then it has to be stopped once more.
+                let _ = self.stop_and_release(tid, Instant::now() + LAST_PATIENCE);
+            }
         }
     }
 }

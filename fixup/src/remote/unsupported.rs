@@ -8,7 +8,6 @@ use super::batch::Batch;
 use super::error::{Error, Result};
 use super::facts::Mapping;
 
-pub(super) const MOST_DESCRIPTORS: usize = 0;
 pub(super) const REPORT: usize = 0;
 
 pub(super) fn undo_interruption(_: Pid, _: Pid) -> Result<()> {
@@ -83,6 +82,10 @@ impl Chain {
     }
 
     pub fn write(&self, _: Pid) -> io::Result<()> {
+        match self.layout {}
+    }
+
+    pub fn respect_signals(&self, _: Pid) -> Result<()> {
         match self.layout {}
     }
 

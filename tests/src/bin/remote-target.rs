@@ -8,6 +8,8 @@
 //! | mode | what it does |
 //! |---|---|
 //! | serve | reads one byte from standard input at a time, for ever |
+//! | filtered | the same, with a seccomp filter that forbids socketpair and recvmsg |
+//! | vfork | waits for a child of vfork, which reads one byte |
 //! | poll, poll-timeout, ppoll, epoll, epoll-pwait | waits for standard input once |
 //! | futex, futex-timeout, nanosleep, sigsuspend | waits for a signal or the time once |
 //! | spin | runs in user space until SIGUSR1 |
@@ -234,6 +236,59 @@ fn prepare_signals() {
     }
 }
 
+/// Forbids socketpair and recvmsg: they fail with EPERM.
+fn filter_calls() {
+    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let unless = |number: i64, skip: u8| libc::sock_filter {
+        code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+        jt: skip,
+        jf: 0,
+        k: number as u32,
+    };
+    let mut filter = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
+        unless(libc::SYS_socketpair, 2),
+        unless(libc::SYS_recvmsg, 1),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: `program` describes `filter`, and both live until the call returns.
+    let result = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)
+    };
+    assert_eq!(result, 0);
+}
+
+/// Sleeps in vfork until its child read a byte from standard input.
+fn wait_in_vfork() {
+    #[allow(deprecated)]
+    // SAFETY: the child only reads into its own variable and exits.
+    unsafe {
+        let child = libc::vfork();
+        if child == 0 {
+            let mut byte = 0u8;
+            libc::read(0, (&raw mut byte).cast(), 1);
+            libc::_exit(0);
+        }
+        assert!(child > 0);
+        libc::waitpid(child, std::ptr::null_mut(), 0);
+    }
+    say("child ended");
+}
+
+/// Reads one byte at a time, for ever.
+fn serve() {
+    loop {
+        let line = watch_mode("read", 0, 0);
+        if line.starts_with("result=0 ") {
+            break;
+        }
+        say(&line);
+    }
+}
+
 fn say(line: &str) {
     let mut output = std::io::stdout().lock();
     writeln!(output, "{line}").and_then(|()| output.flush()).expect("standard output is open");
@@ -272,13 +327,12 @@ fn main() {
     prepare_signals();
     say("ready");
     match mode.as_str() {
-        "serve" => loop {
-            let line = watch_mode("read", 0, 0);
-            if line.starts_with("result=0 ") {
-                break;
-            }
-            say(&line);
-        },
+        "serve" => serve(),
+        "filtered" => {
+            filter_calls();
+            serve();
+        }
+        "vfork" => wait_in_vfork(),
         "threads" => run_threads(),
         mode => say(&watch_mode(mode, milliseconds, 0)),
     }

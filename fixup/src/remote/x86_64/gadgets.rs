@@ -1,0 +1,58 @@
+//! The pieces of the process's own code that the chain is made of.
+
+use nix::unistd::Pid;
+
+use super::super::error::{Error, Result};
+use super::super::facts::{Mapping, Memory};
+
+/// `mov $15, %rax; syscall` and `mov $15, %eax; syscall`: what a signal handler returns to.
+const SIGRETURN_CODE: [&[u8]; 2] =
+    [&[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05], &[0xb8, 0x0f, 0, 0, 0, 0x0f, 0x05]];
+const SYSCALL_RET_CODE: &[u8] = &[0x0f, 0x05, 0xc3];
+
+/// Code of the process that the chain uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gadgets {
+    pub syscall_ret: u64,
+    pub sigreturn: u64,
+}
+
+impl Gadgets {
+    /// Looks through the process's code.
+    pub fn find(pid: Pid, mappings: &[Mapping]) -> Result<Self> {
+        let (mut syscall_ret, mut sigreturn) = (None, None);
+        let code = |mapping: &&Mapping| {
+            mapping.executable && mapping.readable && !mapping.writable && !mapping.name.is_empty()
+        };
+        for mapping in mappings.iter().filter(code).filter(|mapping| mapping.name != "[vsyscall]") {
+            for (address, bytes) in pieces(pid, mapping) {
+                let find = |what: &[u8]| memchr::memmem::find(&bytes, what).map(|at| address + at as u64);
+                syscall_ret = syscall_ret.or_else(|| find(SYSCALL_RET_CODE));
+                sigreturn = sigreturn.or_else(|| SIGRETURN_CODE.into_iter().find_map(find));
+                if let (Some(syscall_ret), Some(sigreturn)) = (syscall_ret, sigreturn) {
+                    return Ok(Self { syscall_ret, sigreturn });
+                }
+            }
+        }
+        let missing = if syscall_ret.is_none() { "syscall; ret" } else { "a call of rt_sigreturn" };
+        Err(unsuitable(pid, format!("its code has no place that does `{missing}`")))
+    }
+}
+
+/// The code of a mapping in pieces that overlap, without those that cannot be read.
+fn pieces(pid: Pid, mapping: &Mapping) -> impl Iterator<Item = (u64, Vec<u8>)> {
+    /// What a piece has of the next one, so that nothing is cut in two.
+    const OVERLAP: u64 = 16;
+    let end = mapping.end;
+    (mapping.start..end).step_by(PIECE).filter_map(move |start| {
+        let mut bytes = vec![0; (end.min(start + PIECE as u64 + OVERLAP) - start) as usize];
+        Memory(pid).read(start, &mut bytes).ok().map(|()| (start, bytes))
+    })
+}
+
+/// How much code is read at once, in bytes.
+const PIECE: usize = 256 * 1024;
+
+fn unsuitable(pid: Pid, reason: String) -> Error {
+    Error::Unsuitable { pid: pid.as_raw(), reason }
+}
