@@ -8,6 +8,7 @@
 //! | mode | what it does |
 //! |---|---|
 //! | serve | reads one byte from standard input at a time, for ever |
+//! | churn | the same, while two threads open and close descriptors, and end the process if one of theirs is lost |
 //! | filtered | the same, with a seccomp filter that forbids socketpair and recvmsg |
 //! | vfork | waits for a child of vfork, which reads one byte |
 //! | poll, poll-timeout, ppoll, epoll, epoll-pwait | waits for standard input once |
@@ -17,7 +18,10 @@
 #![allow(unsafe_code)]
 
 use std::env;
+use std::fs::File;
 use std::io::Write;
+use std::os::fd::IntoRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
@@ -278,6 +282,26 @@ fn wait_in_vfork() {
     say("child ended");
 }
 
+/// Opens, uses and closes a descriptor, for ever: nobody else may close it or put another in its place.
+fn churn() {
+    loop {
+        let file = File::open("/dev/urandom").expect("a descriptor is free");
+        let device = file.metadata().expect("the descriptor is still open").rdev();
+        assert_eq!(device, libc::makedev(1, 9), "the descriptor is still the same file");
+        // SAFETY: the descriptor is this thread's own, and not used again.
+        assert_eq!(unsafe { libc::close(file.into_raw_fd()) }, 0);
+    }
+}
+
+/// Like `thread::spawn` for a thread whose panic ends the process.
+fn spawn_vital(work: fn()) {
+    thread::spawn(move || {
+        if std::panic::catch_unwind(work).is_err() {
+            std::process::abort();
+        }
+    });
+}
+
 /// Reads one byte at a time, for ever.
 fn serve() {
     loop {
@@ -328,6 +352,11 @@ fn main() {
     say("ready");
     match mode.as_str() {
         "serve" => serve(),
+        "churn" => {
+            spawn_vital(churn);
+            spawn_vital(churn);
+            serve();
+        }
         "filtered" => {
             filter_calls();
             serve();
