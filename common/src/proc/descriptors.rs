@@ -1,9 +1,11 @@
 //! The open descriptors of a process: /proc/PID/fd and /proc/PID/fdinfo.
 
+use std::cell::OnceCell;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, openat, readlinkat_raw, statx};
+use rustix::path::DecInt;
 
 use super::{ProcessDir, for_each_number, number_in_brackets, parse_number};
 use crate::doc::report::Access;
@@ -12,11 +14,16 @@ use crate::model::{Device, FdFlags};
 /// The longest link text that is looked at, in bytes: more than any path that the kernel shows.
 const LINK_SIZE: usize = 4096;
 
+/// More than the first lines of a fdinfo file need.
+const INFO_SIZE: usize = 512;
+
 /// The descriptors of one process.
 #[derive(Debug)]
 pub struct Descriptors<'a> {
     process: &'a ProcessDir,
     dir: OwnedFd,
+    /// Opened when it is needed: most processes have nothing to do with autofs.
+    infos: OnceCell<OwnedFd>,
 }
 
 /// What a descriptor is open on, by the text of its link.
@@ -42,68 +49,48 @@ impl<'a> Target<'a> {
 
 impl<'a> Descriptors<'a> {
     pub(super) fn new(process: &'a ProcessDir, dir: OwnedFd) -> Self {
-        Self { process, dir }
+        Self { process, dir, infos: OnceCell::new() }
     }
 
     /// Calls `found` with each descriptor and what it is open on, in no particular order. One that is
     /// closed meanwhile is passed over.
     pub fn for_each(&self, mut found: impl FnMut(i32, Target<'_>)) -> io::Result<()> {
         let mut link = [0_u8; LINK_SIZE];
-        let mut name = itoa_buffer();
         for_each_number(self.dir.as_fd(), |fd| {
-            let Ok(length) = readlinkat_raw(&self.dir, write_number(&mut name, fd), &mut link[..]) else {
-                return;
-            };
-            found(fd, Target::of_link(&link[..length]));
+            if let Ok(length) = readlinkat_raw(&self.dir, DecInt::new(fd), &mut link[..]) {
+                found(fd, Target::of_link(&link[..length]));
+            }
         })
     }
 
     /// What /proc/PID/fdinfo says of a descriptor.
     pub fn info(&self, fd: i32) -> io::Result<FdInfo> {
-        let bytes = self.process.read(&format!("fdinfo/{fd}"), 256)?;
-        FdInfo::parse(&bytes).ok_or_else(|| super::malformed("fdinfo"))
+        let infos = match self.infos.get() {
+            Some(infos) => infos,
+            None => {
+                let opened = self.process.open("fdinfo", OFlags::RDONLY | OFlags::DIRECTORY)?;
+                self.infos.get_or_init(|| opened)
+            }
+        };
+        let info = openat(infos, DecInt::new(fd), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut buffer = [0_u8; INFO_SIZE];
+        // What matters is in the first lines, and the kernel gives whole lines.
+        let length = rustix::io::read(info, &mut buffer)?;
+        FdInfo::parse(&buffer[..length]).ok_or_else(|| super::malformed("fdinfo"))
     }
 
     /// The device that the open file is on. The link is a magic one, which leads to the open file
     /// itself without a walk, and nothing is asked of a file server.
     pub fn device(&self, fd: i32) -> io::Result<Device> {
-        let found = statx(&self.dir, fd.to_string(), AtFlags::STATX_DONT_SYNC, StatxFlags::INO)?;
+        let found = statx(&self.dir, DecInt::new(fd), AtFlags::STATX_DONT_SYNC, StatxFlags::INO)?;
         Ok(Device { major: found.stx_dev_major, minor: found.stx_dev_minor })
     }
 
     /// Opens the read end of a pipe once more, without blocking.
     pub fn reopen_for_reading(&self, fd: i32) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        Ok(openat(&self.dir, fd.to_string(), flags, Mode::empty())?)
+        Ok(openat(&self.dir, DecInt::new(fd), flags, Mode::empty())?)
     }
-
-    /// The directory itself.
-    pub fn as_dir(&self) -> BorrowedFd<'_> {
-        self.dir.as_fd()
-    }
-}
-
-type NumberBuffer = [u8; 12];
-
-fn itoa_buffer() -> NumberBuffer {
-    [0; 12]
-}
-
-/// Writes a descriptor number in decimal at the end of the buffer: a link is read for every open
-/// descriptor of the system, and this spares an allocation each.
-fn write_number(buffer: &mut NumberBuffer, number: i32) -> &std::ffi::CStr {
-    let mut rest = number.unsigned_abs();
-    let mut at = buffer.len() - 1;
-    buffer[at] = 0;
-    loop {
-        at -= 1;
-        buffer[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    std::ffi::CStr::from_bytes_until_nul(&buffer[at..]).unwrap_or_default()
 }
 
 /// What /proc/PID/fdinfo/N says.
@@ -169,14 +156,6 @@ mod tests {
         assert_eq!(place.access(), None);
         for bad in [&b""[..], b"mnt_id:\t1\n", b"flags:\t9\n", b"flags:\t0\nmnt_id:\t-1\n"] {
             assert_eq!(FdInfo::parse(bad), None);
-        }
-    }
-
-    #[test]
-    fn numbers_are_written_in_decimal() {
-        let mut buffer = itoa_buffer();
-        for number in [0, 7, 10, 4096, i32::MAX] {
-            assert_eq!(write_number(&mut buffer, number).to_str(), Ok(number.to_string().as_str()));
         }
     }
 }

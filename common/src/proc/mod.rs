@@ -130,8 +130,7 @@ impl ProcessDir {
 
     /// Its open descriptors.
     pub fn descriptors(&self) -> io::Result<Descriptors<'_>> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Descriptors::new(self, openat(&self.dir, "fd", flags, Mode::empty())?))
+        Ok(Descriptors::new(self, self.open("fd", OFlags::RDONLY | OFlags::DIRECTORY)?))
     }
 
     fn namespace(&self, name: &str) -> io::Result<u64> {
@@ -142,10 +141,13 @@ impl ProcessDir {
     }
 
     fn read(&self, name: &str, expected_size: usize) -> io::Result<Vec<u8>> {
-        let file = openat(&self.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let mut bytes = Vec::with_capacity(expected_size);
-        File::from(file).read_to_end(&mut bytes)?;
+        File::from(self.open(name, OFlags::RDONLY)?).read_to_end(&mut bytes)?;
         Ok(bytes)
+    }
+
+    fn open(&self, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
+        Ok(openat(&self.dir, name, flags | OFlags::CLOEXEC, Mode::empty())?)
     }
 }
 

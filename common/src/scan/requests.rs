@@ -1,5 +1,6 @@
 //! Requests that wait unread in a pipe: copied by tee(2), not consumed.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -8,7 +9,7 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_siz
 use super::holders::Holders;
 use crate::doc::report::{Access, PipeEnd, Process, Request, RequestKind};
 use crate::model::{Device, TextPath};
-use crate::proc::{Absence, Proc, absence};
+use crate::proc::{Absence, Descriptors, Proc, absence};
 
 /// `struct autofs_v5_packet` of linux/auto_fs.h up to the end of its last field. The kernel pads it to
 /// 304 bytes where 64-bit numbers are aligned to 8.
@@ -21,12 +22,14 @@ const LARGEST_PACKET: usize = 4096;
 
 /// The requests in all pipes that have a reader, by pipe and in the order of the pipe.
 pub(super) fn waiting(proc: &Proc, holders: &Holders, hidden: &mut Vec<String>) -> Vec<Request> {
-    let mut pipes: Vec<u64> = holders.readers.keys().copied().collect();
-    pipes.sort_unstable();
     let mut found = Found::default();
-    for pipe in pipes {
-        if let Err(error) = found.read_pipe(proc, holders, pipe) {
-            hidden.push(format!("the requests that wait in pipe {pipe}: {error}"));
+    let mut left: HashSet<u64> = holders.readers.keys().copied().collect();
+    // Process by process, so that each is opened once, whatever number of pipes it has.
+    for process in &holders.processes {
+        let ends = process.pipe_ends.iter().filter(|end| end.access != Access::Write);
+        let ends: Vec<&PipeEnd> = ends.filter(|end| left.contains(&end.pipe)).collect();
+        if let Err(error) = found.read_process(proc, process, &ends, &mut left) {
+            hidden.push(format!("the requests that wait for {}[{}]: {error}", process.command, process.pid));
         }
     }
     if found.not_understood > 0 {
@@ -35,6 +38,7 @@ pub(super) fn waiting(proc: &Proc, holders: &Holders, hidden: &mut Vec<String>) 
             found.not_understood
         ));
     }
+    found.requests.sort_by_key(|request| request.pipe);
     found.requests
 }
 
@@ -47,25 +51,49 @@ struct Found {
 }
 
 impl Found {
-    fn read_pipe(&mut self, proc: &Proc, holders: &Holders, pipe: u64) -> io::Result<()> {
-        let mut last = Ok(());
-        for reader in holders.readers_of(pipe) {
-            let end = reader.pipe_ends.iter().find(|end| end.pipe == pipe && end.access != Access::Write);
-            let Some(end) = end else { continue };
-            match open(proc, reader, end) {
-                Ok(source) => return self.copy_from(&source, pipe),
-                Err(error) if absence(&error) == Some(Absence::Gone) => {}
-                Err(error) => last = Err(error),
+    fn read_process(
+        &mut self,
+        proc: &Proc,
+        process: &Process,
+        ends: &[&PipeEnd],
+        left: &mut HashSet<u64>,
+    ) -> io::Result<()> {
+        let done = proc.process(process.pid).and_then(|dir| {
+            // The process may have ended, and another one have its id.
+            if ends.is_empty() || dir.stat()?.start_time != process.start_time {
+                return Ok(());
             }
+            let descriptors = dir.descriptors()?;
+            for end in ends {
+                if left.contains(&end.pipe) && self.read_pipe(&descriptors, end)? {
+                    left.remove(&end.pipe);
+                }
+            }
+            Ok(())
+        });
+        match done {
+            Err(error) if absence(&error) == Some(Absence::Gone) => Ok(()),
+            done => done,
         }
-        last
+    }
+
+    /// Whether the pipe was still there.
+    fn read_pipe(&mut self, descriptors: &Descriptors<'_>, end: &PipeEnd) -> io::Result<bool> {
+        let source = match descriptors.reopen_for_reading(end.fd) {
+            Err(error) if absence(&error) == Some(Absence::Gone) => return Ok(false),
+            source => source?,
+        };
+        if rustix::io::ioctl_fionread(&source)? == 0 {
+            return Ok(true);
+        }
+        // The process may have closed the pipe and opened another there.
+        if rustix::fs::fstat(&source)?.st_ino != end.pipe {
+            return Ok(false);
+        }
+        self.copy_from(&source, end.pipe).map(|()| true)
     }
 
     fn copy_from(&mut self, source: &OwnedFd, pipe: u64) -> io::Result<()> {
-        let waiting = rustix::io::ioctl_fionread(source)?;
-        if waiting == 0 {
-            return Ok(());
-        }
         let copy = match &mut self.copy {
             Some(copy) => copy,
             none => none.insert(Duplicate::new()?),
@@ -78,20 +106,6 @@ impl Found {
             }
         }
         Ok(())
-    }
-}
-
-fn open(proc: &Proc, reader: &Process, end: &PipeEnd) -> io::Result<OwnedFd> {
-    let dir = proc.process(reader.pid)?;
-    // The process may have ended, and another one have its id.
-    if dir.stat()?.start_time != reader.start_time {
-        return Err(nix::errno::Errno::ESRCH.into());
-    }
-    let opened = dir.descriptors()?.reopen_for_reading(end.fd)?;
-    // It may also have closed the descriptor and opened something else there.
-    match rustix::fs::fstat(&opened)?.st_ino {
-        inode if inode == end.pipe => Ok(opened),
-        _ => Err(nix::errno::Errno::ESRCH.into()),
     }
 }
 
