@@ -86,7 +86,11 @@ impl<'fd> Stopped<'fd> {
         } else {
             self.tracees.release(tid)?;
         }
-        Ok(Session { pidfd: self.pidfd, pid: self.pid, tracees: self.tracees, chain, socket, number })
+        let mut session =
+            Session { pidfd: self.pidfd, pid: self.pid, tracees: self.tracees, chain, socket, number };
+        // When an empty batch is done, the thread waits for the next and has closed what it does not need.
+        session.run(&Batch::new(), deadline)?;
+        Ok(session)
     }
 
     /// Follows the thread until it made the socket pair; its result.
