@@ -1,0 +1,450 @@
+//! autofs-inspect on the real kernel.
+
+use anyhow::{Context, Result};
+use autofs_cr_common::doc::report::{Access, Mount, Process, RequestKind, Superblock, Within};
+use autofs_cr_common::doc::{self, Report};
+use autofs_cr_common::model::{MountType, Pid, State};
+use autofs_cr_tests::require;
+use autofs_cr_tests::sandbox::{Master, MasterOptions, Running, Sandbox, TestCommand, Tool, program};
+
+/// What inspect says of a sandbox, asked from outside.
+#[track_caller]
+fn inspect(sandbox: &Sandbox) -> Report {
+    report(Tool::inspect().target(sandbox))
+}
+
+#[track_caller]
+fn report(command: TestCommand) -> Report {
+    let text = command.args(["-f", "yaml"]).run().assert_success().stdout;
+    doc::parse(text.as_bytes(), "the report").expect("a valid report")
+}
+
+/// The topmost autofs mount at a path in the work directory, and its superblock.
+#[track_caller]
+fn find<'a>(report: &'a Report, sandbox: &Sandbox, name: &str) -> (&'a Mount, &'a Superblock) {
+    let place = sandbox.path(name);
+    let mount =
+        report.mounts.iter().rfind(|mount| *mount.mount_point == *place).expect("the mount is listed");
+    (mount, report.superblock(mount.device).expect("its superblock is listed"))
+}
+
+#[track_caller]
+fn state(sandbox: &Sandbox, name: &str) -> (State, String) {
+    let report = inspect(sandbox);
+    let superblock = find(&report, sandbox, name).1;
+    (superblock.state, superblock.reason.clone())
+}
+
+#[track_caller]
+fn process(report: &Report, pid: Pid) -> &Process {
+    report.process(pid).expect("the process is listed")
+}
+
+/// A process in the sandbox, in a process group of its own, that holds the read end of a master's
+/// first mount.
+fn holder(sandbox: &Sandbox, master: &mut Master) -> Result<Running> {
+    let read_fd = master.report()?.mounts[0].read_fd;
+    let script = format!(
+        "setsid sh -c 'exec 7</proc/{}/fd/{read_fd}; : >{}; exec sleep 1000'",
+        master.pid_inside(),
+        sandbox.path("holds").display()
+    );
+    let holder = sandbox.command("sh").args(["-c", &script]).spawn();
+    wait_for(sandbox, "holds");
+    Ok(holder)
+}
+
+/// Waits until a file is in the work directory.
+#[track_caller]
+fn wait_for(sandbox: &Sandbox, name: &str) {
+    let place = sandbox.path(name).display().to_string();
+    sandbox.run(["sh", "-c", &format!("until [ -e {place} ]; do sleep 0.01; done")]).assert_success();
+}
+
+#[test]
+fn direct_indirect_and_offset_mounts_of_one_pipe_are_connected() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::new()?;
+    let mut master =
+        sandbox.master(MasterOptions::new().direct("d").indirect("i").offset("o").direct("d2"))?;
+    let report = inspect(&sandbox);
+    let mut pipes = Vec::new();
+    for (name, kind) in [
+        ("d", MountType::Direct),
+        ("i", MountType::Indirect),
+        ("o", MountType::Offset),
+        ("d2", MountType::Direct),
+    ] {
+        let (_, superblock) = find(&report, &sandbox, name);
+        assert_eq!((superblock.options.mount_type, superblock.state), (kind, State::Connected), "{name}");
+        assert_eq!(superblock.master, Some(master.pid()), "{name}");
+        pipes.push(superblock.pipe.context("a pipe")?);
+    }
+    pipes.dedup();
+    assert_eq!(pipes.len(), 1);
+    let ends: Vec<Access> = process(&report, master.pid()).pipe_ends.iter().map(|end| end.access).collect();
+    assert_eq!(ends, [Access::Read, Access::Write]);
+    assert_eq!(report.hidden, [""; 0]);
+    assert_eq!(master.report()?.counters.served, 0);
+    Ok(())
+}
+
+#[test]
+fn ids_are_those_of_the_reader_with_the_way_to_the_masters_own() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::new()?;
+    let master = sandbox.master(MasterOptions::new().direct("d").like_systemd())?;
+    let (outer, inner) = (u32::from(master.pid()), u32::from(master.pid_inside()));
+
+    let outside = inspect(&sandbox);
+    let seen = process(&outside, master.pid());
+    assert!(seen.ids.starts_with(&[outer]) && seen.ids.ends_with(&[inner]), "{:?}", seen.ids);
+    assert_eq!(seen.group_ids, seen.ids);
+    assert_eq!(find(&outside, &sandbox, "d").1.pgrp, Some(master.pid()));
+    let [end] = seen.pipe_ends.as_slice() else { panic!("one end: {:?}", seen.pipe_ends) };
+    assert_eq!((end.access, end.flags.nonblock), (Access::Read, true));
+
+    let inside = report(Tool::inspect().inside(&sandbox));
+    assert_eq!(process(&inside, master.pid_inside()).ids, [inner]);
+    assert_eq!(find(&inside, &sandbox, "d").1.pgrp, Some(master.pid_inside()));
+    assert_eq!(inside.namespaces.len(), 1);
+    assert_eq!(inside.namespaces[0].id, outside.namespaces[0].id);
+    assert_eq!(inside.namespaces[0].process, Pid::new(1).context("the init")?);
+    Ok(())
+}
+
+#[test]
+fn bind_mounts_show_one_superblock() -> Result<()> {
+    require!(Root, Autofs);
+    let sandbox = Sandbox::new()?;
+    let _master = sandbox.master(MasterOptions::new().indirect("i").arg("--subdir=sub"))?;
+    let (whole, part) = (sandbox.mkdir("whole")?, sandbox.mkdir("part")?);
+    let from = sandbox.path("i");
+    sandbox.run(["mount", "--bind", &from.to_string_lossy(), &whole.to_string_lossy()]).assert_success();
+    // A bind of less than all, of a key that has nothing mounted on it, is for the master alone.
+    let report = inspect(&sandbox);
+    let (mount, superblock) = find(&report, &sandbox, "whole");
+    assert_eq!(find(&report, &sandbox, "i").0.device, mount.device);
+    assert_eq!(superblock.state, State::Connected);
+    let shown = report.mounts.iter().filter(|other| other.device == mount.device).count();
+    assert_eq!(shown, 2);
+    assert!(!report.mounts.iter().any(|mount| *mount.mount_point == *part));
+    Ok(())
+}
+
+#[test]
+fn what_is_mounted_on_a_trigger_is_its_content() -> Result<()> {
+    require!(Root, Autofs);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("d").indirect("i"))?;
+    sandbox.touch(sandbox.path("d"))?;
+    sandbox.touch(sandbox.path("i/key"))?;
+    let report = inspect(&sandbox);
+    let (mount, _) = find(&report, &sandbox, "d");
+    let content: Vec<_> = report.content.iter().filter(|content| content.parent == mount.id).collect();
+    assert_eq!(content.len(), 1);
+    assert_eq!(
+        (&*content[0].mount_point, content[0].fstype.as_bytes()),
+        (&*sandbox.path("d"), &b"tmpfs"[..])
+    );
+    let (mount, _) = find(&report, &sandbox, "i");
+    let key = report.content.iter().find(|content| content.parent == mount.id).context("the key")?;
+    assert_eq!(*key.mount_point, *sandbox.path("i/key"));
+    assert_eq!(mount.within, Within::Other);
+
+    let table = Tool::inspect().target(&sandbox).run().assert_success().stdout;
+    assert!(table.contains(&format!("tmpfs {}", sandbox.path("i/key").display())), "{table}");
+    assert_eq!(master.report()?.counters.served, 2);
+    Ok(())
+}
+
+#[test]
+fn an_overmounted_trigger_and_a_mount_in_content_are_told_apart() -> Result<()> {
+    require!(Root, Autofs);
+    let sandbox = Sandbox::new()?;
+    let mut first = sandbox.master(MasterOptions::new().direct("d"))?;
+    sandbox.touch(sandbox.path("d"))?;
+    let second = sandbox.master(MasterOptions::new().direct("d/inner").indirect("d"))?;
+    let report = inspect(&sandbox);
+    let (inner, superblock) = find(&report, &sandbox, "d/inner");
+    assert_eq!((inner.within, superblock.master), (Within::Content, Some(second.pid())));
+    let at_d: Vec<&Mount> =
+        report.mounts.iter().filter(|mount| *mount.mount_point == *sandbox.path("d")).collect();
+    assert_eq!(at_d.iter().map(|mount| mount.covers).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(at_d[1].within, Within::Content);
+    assert!(inner.buried, "the second mount on d hides d/inner");
+    assert_eq!(first.report()?.counters.served, 1);
+    Ok(())
+}
+
+#[test]
+fn a_dead_master_leaves_an_orphaned_mount() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::new()?;
+    let master = sandbox.master(MasterOptions::new().direct("d"))?;
+    let group = master.pid();
+    master.kill()?;
+    let report = inspect(&sandbox);
+    let (_, superblock) = find(&report, &sandbox, "d");
+    let pipe = superblock.pipe.context("a pipe")?;
+    assert_eq!(superblock.state, State::Orphaned);
+    assert_eq!(
+        superblock.reason,
+        format!("orphaned: no process holds the read end of pipe {pipe}; its process group {group} is gone")
+    );
+    assert_eq!((superblock.master, superblock.pgrp), (None, Some(group)));
+    Ok(())
+}
+
+#[test]
+fn a_read_end_outside_the_group_is_delegated() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("d"))?;
+    let _holder = holder(&sandbox, &mut master)?;
+    assert_eq!(state(&sandbox, "d").0, State::Connected, "the master's own group comes first");
+    let group = master.pid();
+    master.kill()?;
+    let (state, reason) = state(&sandbox, "d");
+    assert_eq!(state, State::Delegated, "{reason}");
+    assert!(reason.contains(&format!("is not in its process group {group}")), "{reason}");
+    let report = inspect(&sandbox);
+    let reader = find(&report, &sandbox, "d").1.master.context("a master")?;
+    assert_eq!(process(&report, reader).command.as_bytes(), b"sleep");
+    Ok(())
+}
+
+#[test]
+fn a_mount_without_a_pipe_is_catatonic() -> Result<()> {
+    require!(Root, Autofs);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("d"))?;
+    let mount = master.report()?.mounts.remove(0);
+    let probe = program("autofs-probe").display().to_string();
+    let path = mount.path.display().to_string();
+    sandbox.run([&probe, "catatonic", &path, &mount.device]).assert_success();
+    let report = inspect(&sandbox);
+    let (_, superblock) = find(&report, &sandbox, "d");
+    assert_eq!((superblock.state, superblock.pipe, superblock.fd), (State::Catatonic, None, None));
+    Ok(())
+}
+
+#[test]
+fn another_user_is_told_what_could_not_be_seen() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("d"))?;
+    let run = Tool::inspect().inside(&sandbox).user(65534).args(["-f", "json"]).run().assert_success();
+    let report: Report = doc::parse(run.stdout.as_bytes(), "the report")?;
+    let (_, superblock) = find(&report, &sandbox, "d");
+    assert_eq!(superblock.state, State::Unknown);
+    assert!(superblock.reason.contains("are not visible"), "{}", superblock.reason);
+    assert!(report.hidden.iter().any(|hidden| hidden.contains("descriptors")), "{:?}", report.hidden);
+    run.assert_stderr_contains("not visible: the descriptors of");
+    Tool::inspect().inside(&sandbox).user(65534).arg("--check").run().assert_code(3);
+    Tool::inspect()
+        .target(&sandbox)
+        .user(65534)
+        .run()
+        .assert_code(1)
+        .assert_stderr_contains("cannot read the mounts of process");
+    assert_eq!(master.report()?.counters.served, 0);
+    Ok(())
+}
+
+#[test]
+fn control_fds_are_found_by_their_mount_also_when_it_is_covered_or_detached() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::new()?;
+    let options = MasterOptions::new().direct("d").indirect("i").indirect("gone").arg("--control-fds");
+    let mut master = sandbox.master(options)?;
+    sandbox.touch(sandbox.path("d"))?;
+    let mounts = master.report()?.mounts;
+    let mut expected: Vec<_> =
+        mounts.iter().filter_map(|mount| Some((mount.control_fd?, mount.device.clone()))).collect();
+    expected.sort();
+    assert_eq!(expected.len(), 3);
+    let found = |report: &Report| -> Vec<(i32, String)> {
+        let fds = &process(report, master.pid()).control_fds;
+        fds.iter().map(|control| (control.fd, control.device.to_string())).collect()
+    };
+    assert_eq!(found(&inspect(&sandbox)), expected);
+
+    // Another mount keeps the superblock of a detached one in sight.
+    let (gone, kept) = (sandbox.path("gone"), sandbox.mkdir("kept")?);
+    let (gone, kept) = (gone.to_string_lossy(), kept.to_string_lossy());
+    sandbox.run(["mount", "--bind", &gone, &kept]).assert_success();
+    sandbox.run(["umount", "--lazy", &gone]).assert_success();
+    assert_eq!(found(&inspect(&sandbox)), expected);
+    Ok(())
+}
+
+#[test]
+fn a_request_that_waits_is_shown_and_not_touched() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::new()?;
+    let options = MasterOptions::new().direct("d").indirect("i").arg("--ignore-requests");
+    let mut master = sandbox.master(options)?;
+    let mut on_key = sandbox.touch_in_background(sandbox.path("i/a key"));
+    on_key.wait_until_blocked();
+    let mut on_root = sandbox.touch_in_background(sandbox.path("d"));
+    on_root.wait_until_blocked();
+    let first = inspect(&sandbox);
+    assert_eq!(first.requests.len(), 2);
+    let [key, root] = first.requests.as_slice() else { panic!("two requests") };
+    assert_eq!(key.name.as_ref().map(|name| name.as_bytes()), Some(&b"a key"[..]));
+    assert_eq!((key.kind, key.device), (RequestKind::Mount, find(&first, &sandbox, "i").1.device));
+    assert_eq!((&root.name, root.device), (&None, find(&first, &sandbox, "d").1.device));
+    assert_eq!(inspect(&sandbox), first);
+    let known = master.report()?.mounts;
+    assert!(known.iter().any(|mount| mount.inode == root.inode), "the inode is that of the root");
+    for touch in [on_key, on_root] {
+        assert!(touch.kill().is_err());
+    }
+    Ok(())
+}
+
+#[test]
+fn mount_points_are_seen_from_the_root_of_the_target() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::builder().fresh_root().build()?;
+    let options = MasterOptions::new().direct("d").arg("--control-fds");
+    let master = sandbox.master(options)?;
+    let report = inspect(&sandbox);
+    assert_eq!(report.mounts.len(), 1, "nothing of the machine is there");
+    assert_eq!(find(&report, &sandbox, "d").1.state, State::Connected);
+    assert_eq!(process(&report, master.pid()).control_fds.len(), 1);
+
+    // A process whose root is a directory deeper sees the mount from there.
+    let work = sandbox.work().to_string_lossy().into_owned();
+    let script = format!(
+        "cd {work} && mkdir -p bin usr lib lib64 && mount --rbind /usr usr && mount --rbind /lib lib; \
+         mount --rbind /lib64 lib64; mount --rbind /bin bin; exec chroot . /bin/sh -c ': >/up; exec sleep 1000'"
+    );
+    let mut deeper = sandbox.command("sh").args(["-c", &script]).spawn();
+    wait_for(&sandbox, "up");
+    let pid = deeper.process().pid().to_string();
+    let report = report_of(&pid);
+    assert_eq!(report.mounts.iter().map(|mount| mount.mount_point.to_string()).collect::<Vec<_>>(), ["/d"]);
+    assert_eq!(report.superblocks[0].state, State::Connected);
+    assert_eq!(process(&report, master.pid()).control_fds.len(), 1);
+    Ok(())
+}
+
+#[track_caller]
+fn report_of(pid: &str) -> Report {
+    report(Tool::inspect().args(["-p", pid]))
+}
+
+#[test]
+fn every_namespace_is_shown_once() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let (one, other) = (Sandbox::new()?, Sandbox::new()?);
+    let _masters =
+        (one.master(MasterOptions::new().direct("d"))?, other.master(MasterOptions::new().direct("d"))?);
+    let report = report(Tool::inspect().arg("-A"));
+    for sandbox in [&one, &other] {
+        let (mount, superblock) = find(&report, sandbox, "d");
+        assert_eq!(superblock.state, State::Connected);
+        let same = report.mounts.iter().filter(|found| found.mount_point == mount.mount_point).count();
+        assert_eq!(same, 1);
+    }
+    let mut namespaces: Vec<u64> = report.namespaces.iter().map(|namespace| namespace.id).collect();
+    namespaces.dedup();
+    assert_eq!(namespaces.len(), report.namespaces.len());
+    let table = Tool::inspect().arg("--all").run().assert_success().stdout;
+    assert!(table.starts_with("NAMESPACE"), "{table}");
+    Ok(())
+}
+
+#[test]
+fn the_table_has_a_line_for_each_mount_and_no_colour() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::builder().fresh_root().build()?;
+    let master = sandbox.master(MasterOptions::new().direct("d").indirect("a name"))?;
+    let table = Tool::inspect().target(&sandbox).run().assert_success().stdout;
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 3, "{table}");
+    assert!(lines[0].starts_with("MOUNT POINT"), "{table}");
+    let column = lines[0].find("MASTER").context("a column")?;
+    let shown = format!("[{}]", master.pid());
+    for line in &lines[1..] {
+        assert!(line[column..].starts_with("reference-maste") && line.contains(&shown), "{table}");
+    }
+    assert!(!table.contains('\u{1b}'));
+    Ok(())
+}
+
+#[test]
+fn json_has_the_fields_of_yaml_and_ends_with_a_line() -> Result<()> {
+    require!(Root, Autofs);
+    let sandbox = Sandbox::new()?;
+    let _master = sandbox.master(MasterOptions::new().direct("d").indirect("i"))?;
+    let yaml = Tool::inspect().target(&sandbox).args(["-f", "yaml"]).run().assert_success().stdout;
+    let json = Tool::inspect().target(&sandbox).arg("-J").run().assert_success().stdout;
+    let read: serde_json::Value = serde_json::from_str(&json)?;
+    assert_eq!(read["format"], "autofs-cr/report/1");
+    assert!(json.ends_with("}\n"));
+    let both: [Report; 2] = [doc::parse(yaml.as_bytes(), "yaml")?, doc::parse(json.as_bytes(), "json")?];
+    assert_eq!(both[0], both[1]);
+    let long = Tool::inspect().target(&sandbox).args(["--format", "json"]).run().assert_success().stdout;
+    assert_eq!(long, json);
+    Ok(())
+}
+
+#[test]
+fn check_is_silent_when_all_is_well_and_names_what_is_not() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::builder().fresh_root().build()?;
+    let _well = sandbox.master(MasterOptions::new().direct("well"))?;
+    let check = || Tool::inspect().target(&sandbox).arg("--check").run();
+    let silent = check().assert_success();
+    assert_eq!((silent.stdout.as_str(), silent.stderr.as_str()), ("", ""));
+    sandbox.master(MasterOptions::new().direct("ill"))?.kill()?;
+    let found = check().assert_code(3);
+    let line = format!("{}: orphaned: no process holds", sandbox.path("ill").display());
+    assert!(found.stdout.starts_with(&line) && found.stdout.lines().count() == 1, "{found}");
+    Ok(())
+}
+
+#[test]
+fn output_goes_to_a_file_as_a_whole() -> Result<()> {
+    require!(Root, Autofs);
+    let sandbox = Sandbox::new()?;
+    let _master = sandbox.master(MasterOptions::new().direct("d"))?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("report");
+    let run = Tool::inspect().target(&sandbox).args(["-f", "yaml", "-o"]).arg(&file).run().assert_success();
+    assert_eq!(run.stdout, "");
+    doc::parse::<Report>(&std::fs::read(&file)?, "the file")?;
+    let nowhere = folder.path().join("no/where");
+    Tool::inspect()
+        .target(&sandbox)
+        .arg("-o")
+        .arg(nowhere)
+        .run()
+        .assert_code(1)
+        .assert_stderr_contains("no/where");
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_named() {
+    let gone = i32::MAX.to_string();
+    let run = Tool::inspect().args(["-p", &gone]).run().assert_code(1);
+    assert_eq!(run.stderr, format!("autofs-inspect: process {gone} does not exist\n"));
+    for arguments in [&["-p", "0"][..], &["-p", "x"], &["-A", "-p", "1"], &["-f", "xml"], &["extra"]] {
+        Tool::inspect().args(arguments).run().assert_code(2);
+    }
+    Tool::inspect().arg("--help").run().assert_success();
+    Tool::inspect().arg("--version").run().assert_success();
+}
+
+#[test]
+fn a_proc_of_another_pid_namespace_is_refused() -> Result<()> {
+    require!(Root);
+    let tool = program("autofs-inspect").display().to_string();
+    let run = TestCommand::new("unshare").args(["--pid", "--fork", &tool]).run().assert_code(1);
+    run.assert_stderr_contains("belongs to another pid namespace");
+    Ok(())
+}
