@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use autofs_cr_common::segment::Owner;
+use autofs_cr_common::segment::Segment;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::event::{PollFd, PollFlags, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -45,7 +45,7 @@ impl Events {
     }
 
     /// Adds the changes of the segment.
-    pub fn watch_segment(&self, segment: Arc<Owner>) -> anyhow::Result<()> {
+    pub fn watch_segment(&self, segment: Arc<Segment>) -> anyhow::Result<()> {
         self.source("segment", move |send| {
             loop {
                 let seen = segment.wake_value();
@@ -58,7 +58,7 @@ impl Events {
     }
 
     /// Adds the end of the claim on a master.
-    pub fn watch_claim(&self, segment: Arc<Owner>, master: usize) -> anyhow::Result<()> {
+    pub fn watch_claim(&self, segment: Arc<Segment>, master: usize) -> anyhow::Result<()> {
         self.source("claim", move |send| {
             segment.wait_until_unclaimed(master).is_ok() && send(Event::ClaimEnded(master))
         })

@@ -230,14 +230,14 @@ impl Restore<'_> {
         events: &Events,
     ) -> anyhow::Result<End> {
         let Some(published) = published else { return Ok(End::Connected) };
-        events.watch_segment(Arc::clone(&published.segment))?;
+        events.watch_segment(Arc::clone(&published.watch))?;
         if let Some(worker) = worker {
             events.watch_child(open_pidfd(worker.pid())?)?;
         }
         let held = (0..self.plan.groups.len()).filter(|&group| self.is_held(group)).collect();
         let mut waiter = Waiter {
             plan: self.plan,
-            segment: &published.segment,
+            segment: &published.watch,
             items: &published.items,
             worker,
             events,

@@ -11,7 +11,7 @@ use autofs_cr_common::doc::stage::{Stage, Waiting};
 use autofs_cr_common::doc::{self, Format, Output};
 use autofs_cr_common::model::{FdFlags, Pid};
 use autofs_cr_common::proc::Proc;
-use autofs_cr_common::segment::{self, Owner, Segment};
+use autofs_cr_common::segment::{self, Locator, Owner, Segment};
 
 use crate::live::Masters;
 use crate::plan::Plan;
@@ -19,8 +19,10 @@ use crate::plan::Plan;
 /// The segment of a restore, and which of its superblocks is which item of the plan.
 #[derive(Debug)]
 pub struct Published {
-    /// The segment.
-    pub segment: Arc<Owner>,
+    /// The segment. Its name is taken away when this is dropped.
+    pub segment: Owner,
+    /// The same once more, for threads that may outlive the work.
+    pub watch: Arc<Segment>,
     /// The item of the plan, by the index in the segment.
     pub items: Vec<usize>,
 }
@@ -45,7 +47,8 @@ pub fn publish(plan: &Plan, masters: &Masters, timeout: Duration) -> anyhow::Res
         superblocks,
     };
     let segment = Segment::create(&published).context("cannot make the segment in shared memory")?;
-    Ok(Some(Published { segment: Arc::new(segment), items }))
+    let watch = Segment::open(&Locator::Name(segment.name().clone())).context("cannot open the segment")?;
+    Ok(Some(Published { segment, watch: Arc::new(watch), items }))
 }
 
 fn superblock(plan: &Plan, item: usize, numbers: &HashMap<&str, usize>) -> segment::Superblock {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 use autofs_cr_common::cli::Voice;
-use autofs_cr_common::segment::{Owner, Progress};
+use autofs_cr_common::segment::{Progress, Segment};
 use crossbeam_channel::RecvTimeoutError;
 
 use crate::events::{Event, Events};
@@ -26,7 +26,7 @@ pub enum End {
 /// Who waits, and what for.
 pub struct Waiter<'a> {
     pub plan: &'a Plan,
-    pub segment: &'a Arc<Owner>,
+    pub segment: &'a Arc<Segment>,
     /// The item of the plan, by the index in the segment.
     pub items: &'a [usize],
     /// The mounter, where it is still one.
@@ -165,7 +165,7 @@ impl Waiter<'_> {
 }
 
 /// Tells the fixups that these groups are made.
-pub fn advance(segment: &Owner, plan: &Plan, items: &[usize], groups: &[usize]) {
+pub fn advance(segment: &Segment, plan: &Plan, items: &[usize], groups: &[usize]) {
     for item in groups.iter().flat_map(|&group| &plan.groups[group]) {
         if let Ok(index) = items.binary_search(item) {
             // It fails only if a fixup has given the superblock up, which the loop sees by itself.

@@ -9,10 +9,19 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use autofs_cr_common::model::Device;
 
 use super::superblock::device;
+
+/// How long a number may be taken that was free when the plan was made, or was freed just now: something
+/// that mounts for a moment, as a service that starts does, lets it go again.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often such a number is tried.
+const INTERVAL: Duration = Duration::from_millis(2);
 
 /// Superblocks that hold device numbers which are not wanted yet.
 #[derive(Debug, Default)]
@@ -39,16 +48,21 @@ impl Numbers {
         mut create: impl FnMut() -> io::Result<OwnedFd>,
     ) -> Result<OwnedFd, NumberError> {
         self.fillers.remove(&wanted.minor);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let made = create()?;
             let got = device(&made)?;
             if got == wanted {
                 return Ok(made);
             }
-            if got.minor > wanted.minor {
+            if got.minor < wanted.minor {
+                self.fillers.insert(got.minor, made);
+            } else if Instant::now() < deadline {
+                // Nothing tells when a number is free again, so it has to be tried.
+                sleep(INTERVAL);
+            } else {
                 return Err(NumberError::Taken(wanted));
             }
-            self.fillers.insert(got.minor, made);
         }
     }
 

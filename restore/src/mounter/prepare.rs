@@ -11,7 +11,7 @@ use autofs_cr_common::model::{Device, TextPath};
 
 use super::Mounter;
 use super::take::Taken;
-use crate::plan::{Action, Item, Old};
+use crate::plan::{Action, Content, Item, Old};
 
 impl Mounter<'_> {
     /// Finds everything. Opening a mount blocks while a request is pending on it; restore has a deadline
@@ -37,13 +37,23 @@ impl Mounter<'_> {
         for mount_point in &old.mounts {
             roots.push(self.open_mount(mount_point, old.device)?);
         }
-        let mut content = Vec::with_capacity(old.content.len());
-        for found in &old.content {
-            let mount = self.root.mount(&found.mount_point, found.id);
-            let what = || format!("cannot reach what is mounted at {}, to move it over", found.mount_point);
-            content.push((mount.with_context(what)?, found.mount_point.clone()));
+        for content in &old.content {
+            // What a mount of the image covers is found when that is gone.
+            if !self.is_covered(content) {
+                self.find_content(content)?;
+            }
         }
-        Ok(Taken { roots, content, parked: Vec::new() })
+        Ok(Taken { roots, parked: Vec::new() })
+    }
+
+    fn is_covered(&self, content: &Content) -> bool {
+        self.plan.image.mounts.iter().any(|mount| mount.covers && mount.mount_point == content.mount_point)
+    }
+
+    /// Finds something that is mounted on an autofs mount.
+    pub(super) fn find_content(&self, content: &Content) -> anyhow::Result<OwnedFd> {
+        let what = || format!("cannot reach what is mounted at {}, to move it over", content.mount_point);
+        self.root.mount(&content.mount_point, content.id).with_context(what)
     }
 
     fn find_adopted(&self, index: usize, item: &Item) -> anyhow::Result<OwnedFd> {

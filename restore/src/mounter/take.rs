@@ -2,7 +2,7 @@
 //! its mounts are taken down.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::Context;
 use autofs_cr_common::model::TextPath;
@@ -11,36 +11,54 @@ use rustix::mount::{MountAttrFlags, MoveMountFlags, UnmountFlags, move_mount, un
 
 use super::Mounter;
 use super::park::Park;
+use crate::plan::Content;
 
 /// A superblock that is to go.
 #[derive(Debug)]
 pub(super) struct Taken {
     /// The root of each of its mounts.
     pub roots: Vec<OwnedFd>,
-    /// What is mounted on it, in order.
-    pub content: Vec<(OwnedFd, TextPath)>,
-    /// What of that is parked.
+    /// What was mounted on it and is parked, in the order of mountinfo.
     pub parked: Vec<(OwnedFd, TextPath)>,
 }
 
 impl Mounter<'_> {
     /// Takes the old superblock of an item away.
     pub(super) fn take(&mut self, item: usize) -> anyhow::Result<()> {
-        if self.taken.get(&item).is_some_and(|taken| !taken.content.is_empty()) && self.park.is_none() {
-            let opened = Park::open(&self.root);
-            self.park = Some(opened.context("cannot make a place for what is mounted on autofs mounts")?);
+        let Some(old) = &self.plan.items[item].old else { return Ok(()) };
+        if !old.content.is_empty() {
+            self.park_content(item, &old.content)?;
         }
         let Some(taken) = self.taken.get_mut(&item) else { return Ok(()) };
-        if let Some(park) = &mut self.park {
-            park_content(taken, park)?;
-        }
         if let Some(root) = taken.roots.first() {
             // Nobody shall wait for an answer that cannot come: they get ENOENT.
-            self.device.make_catatonic(std::os::fd::AsFd::as_fd(root)).context("cannot end its waits")?;
+            self.device.make_catatonic(root.as_fd()).context("cannot end its waits")?;
         }
         for root in taken.roots.drain(..) {
             // Lazily, as this very descriptor keeps it busy.
             unmount_fd(&root).context("cannot unmount it")?;
+        }
+        Ok(())
+    }
+
+    /// Moves what is mounted on the old superblock aside: from the last, as what is mounted later may be
+    /// on what was mounted before.
+    fn park_content(&mut self, item: usize, contents: &[Content]) -> anyhow::Result<()> {
+        if self.park.is_none() {
+            let opened = Park::open(&self.root);
+            self.park = Some(opened.context("cannot make a place for what is mounted on autofs mounts")?);
+        }
+        for content in contents.iter().rev() {
+            let mount = self.find_content(content)?;
+            let (Some(taken), Some(park)) = (self.taken.get_mut(&item), &mut self.park) else { continue };
+            for root in &taken.roots {
+                // A mount cannot be moved away from a shared one.
+                mount_setattr(root, MountAttrFlags::empty(), Some(PropagationType::Private))
+                    .context("cannot make it private")?;
+            }
+            let what = || format!("cannot move what is mounted at {} aside", content.mount_point);
+            park.store(&mount, &content.mount_point).with_context(what)?;
+            taken.parked.insert(0, (mount, content.mount_point.clone()));
         }
         Ok(())
     }
@@ -59,27 +77,11 @@ impl Mounter<'_> {
                 .max_by_key(|(outer, _)| outer.as_bytes().len());
             let (outer, mount) = outer.with_context(what)?;
             let relative = super::prepare::relative(outer, &mount_point);
-            let place = super::place::inside(std::os::fd::AsFd::as_fd(mount), relative, &mount_point)?;
+            let place = super::place::inside(mount.as_fd(), relative, &mount_point)?;
             move_onto(&content, &place).with_context(what)?;
         }
         Ok(())
     }
-}
-
-fn park_content(taken: &mut Taken, park: &mut Park) -> anyhow::Result<()> {
-    for root in &taken.roots {
-        // A mount cannot be moved away from a shared one.
-        mount_setattr(root, MountAttrFlags::empty(), Some(PropagationType::Private))
-            .context("cannot make it private")?;
-    }
-    // From the last, as what is mounted later may be on what was mounted before.
-    while let Some((content, mount_point)) = taken.content.pop() {
-        let what = || format!("cannot move what is mounted at {mount_point} aside");
-        park.store(&content, &mount_point).with_context(what)?;
-        taken.parked.push((content, mount_point));
-    }
-    taken.parked.reverse();
-    Ok(())
 }
 
 /// Moves a mount onto a place.

@@ -1,0 +1,493 @@
+//! autofs-restore on the real kernel: each plan, what it keeps, and that it leaves no trace when it fails.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use autofs_cr_common::doc::{self, Image};
+use autofs_cr_common::model::State;
+use autofs_cr_tests::require;
+use autofs_cr_tests::sandbox::{Finished, Master, MasterOptions, Sandbox, TestCommand, Tool, program};
+use nix::sys::signal::Signal;
+
+fn dump(sandbox: &Sandbox) -> String {
+    Tool::dump().target(sandbox).run().assert_success().stdout
+}
+
+fn read(image: &str) -> Image {
+    doc::parse(image.as_bytes(), "the image").expect(image)
+}
+
+/// An image without what is another in every new superblock: the inode number of its root.
+fn lasting(image: &str) -> Image {
+    let mut image = read(image);
+    image.superblocks.iter_mut().for_each(|superblock| superblock.inode = None);
+    image
+}
+
+fn restore(sandbox: &Sandbox, image: &str) -> TestCommand {
+    Tool::restore().target(sandbox).arg("--timeout=10").stdin(image)
+}
+
+/// Restores, and runs the fixups that are needed.
+fn restore_and_fix(sandbox: &Sandbox, image: &str, arguments: &[&str]) -> (Finished, Finished) {
+    let (restored, fixed) = restore(sandbox, image).args(arguments).pipe(Tool::fixup());
+    (restored.assert_success(), fixed.assert_success())
+}
+
+/// The tests of this file take turns: device numbers are the machine's, and a number that one test frees
+/// must not go to the mounts of another.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The segment that a stage document names is gone.
+#[track_caller]
+fn assert_segment_is_gone(stage: &str) {
+    let (_, name) = stage.split_once("name: \"/").expect(stage);
+    let (name, _) = name.split_once('"').expect(stage);
+    assert!(!Path::new("/dev/shm").join(name).exists(), "{name} is left");
+}
+
+fn descriptors(master: &Master) -> BTreeSet<(String, String)> {
+    let folder = format!("/proc/{}/fd", master.pid());
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| {
+            let target = fs::read_link(entry.path()).unwrap_or_default();
+            (entry.file_name().to_string_lossy().into_owned(), target.to_string_lossy().into_owned())
+        })
+        .collect()
+}
+
+/// A master like systemd, with one mount touched and one not.
+fn like_systemd(sandbox: &Sandbox) -> Result<Master> {
+    let master =
+        sandbox.master(MasterOptions::new().direct("a").direct("b").like_systemd().arg("--timeout=77"))?;
+    sandbox.touch(sandbox.path("a"))?;
+    Ok(master)
+}
+
+#[test]
+fn what_is_there_and_connected_is_kept() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut master = like_systemd(&sandbox)?;
+    let before = sandbox.mountinfo();
+    let restored = restore(&sandbox, &dump(&sandbox)).run().assert_success();
+    restored.assert_stderr_contains("keep 2").assert_stdout_contains("masters: []");
+    assert_eq!(sandbox.mountinfo(), before);
+    master.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn a_replaced_mount_is_connected_from_its_first_instant_and_the_master_sees_no_hang_up() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut master = like_systemd(&sandbox)?;
+    let image = dump(&sandbox);
+    let open = descriptors(&master);
+    let content = sandbox.read(sandbox.path("a/served-by"))?;
+    let restored = restore(&sandbox, &image).arg("--replace").run().assert_success();
+    restored.assert_stderr_contains("connect 2");
+    assert_eq!(lasting(&dump(&sandbox)), lasting(&image), "{image}");
+    assert_eq!(sandbox.read(sandbox.path("a/served-by"))?, content, "the content was moved over");
+    assert!(sandbox.read(sandbox.path("b/served-by"))?.starts_with(&master.pid_inside().to_string()));
+    assert_eq!(descriptors(&master), open);
+    master.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn an_open_file_on_content_stays_usable_while_the_mount_below_is_replaced() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let master = like_systemd(&sandbox)?;
+    let mount_id = |line: &str| line.split(' ').next().map(str::to_owned);
+    let content = |sandbox: &Sandbox| {
+        sandbox.mountinfo().lines().find(|line| line.contains(" content ")).and_then(mount_id)
+    };
+    let before = content(&sandbox).context("no content is mounted")?;
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(sandbox.outside(sandbox.path("a/open")))?;
+    restore(&sandbox, &dump(&sandbox)).arg("--replace").run().assert_success();
+    assert_eq!(content(&sandbox), Some(before), "the same mount is on the new superblock");
+    std::io::Write::write_all(&mut &file, b"still here")?;
+    assert_eq!(sandbox.read(sandbox.path("a/open"))?, "still here");
+    drop((file, master));
+    sandbox.close()
+}
+
+#[test]
+fn a_catatonic_mount_is_adopted_in_place_and_serves_again() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("a").indirect("i").like_automount())?;
+    let image = dump(&sandbox);
+    for superblock in &read(&image).superblocks {
+        let mount_point = read(&image)
+            .mounts
+            .iter()
+            .find(|mount| mount.device == superblock.device)
+            .map(|mount| mount.mount_point.to_string());
+        let mount_point = mount_point.context("no mount")?;
+        sandbox
+            .run([
+                &program("autofs-probe").to_string_lossy(),
+                "catatonic",
+                &mount_point,
+                &superblock.device.to_string(),
+            ])
+            .assert_success();
+    }
+    assert!(read(&dump(&sandbox)).superblocks.iter().all(|superblock| superblock.state == State::Catatonic));
+    let (restored, _) = restore_and_fix(&sandbox, &image, &[]);
+    restored.assert_stderr_contains("adopt 2");
+    assert_eq!(dump(&sandbox), image, "the superblocks themselves stayed");
+    sandbox.touch(sandbox.path("a"))?;
+    sandbox.touch(sandbox.path("i/key"))?;
+    master.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn mounts_with_directories_inside_are_replaced_by_way_of_the_fixup() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let options = MasterOptions::new().indirect("i").arg("--subdir=browse").arg("--symlink=link=/nowhere");
+    let mut master = sandbox.master(options.args([
+        "--strictexpire",
+        "--ignore",
+        "--uid=5",
+        "--gid=6",
+        "--timeout=99",
+        "--identity=device",
+    ]))?;
+    sandbox.touch(sandbox.path("i/key"))?;
+    let image = dump(&sandbox);
+    let (restored, _) = restore_and_fix(&sandbox, &image, &["--replace"]);
+    restored.assert_stderr_contains("create 1");
+    assert_eq!(lasting(&dump(&sandbox)), lasting(&image), "{image}");
+    assert!(sandbox.read(sandbox.path("i/key/served-by"))?.ends_with(" 1\n"), "the content was moved over");
+    sandbox.touch(sandbox.path("i/other"))?;
+    sandbox.touch(sandbox.path("i/browse"))?;
+    master.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn control_fds_are_pointed_to_the_new_superblock() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let options = MasterOptions::new().indirect("i").arg("--subdir=browse").args([
+        "--control-fds",
+        "--identity=device",
+        "--wait=poll",
+    ]);
+    let mut master = sandbox.master(options)?;
+    sandbox.touch(sandbox.path("i/key"))?;
+    let image = dump(&sandbox);
+    assert!(!read(&image).superblocks[0].control_fds.is_empty(), "{image}");
+    let open = descriptors(&master);
+    restore_and_fix(&sandbox, &image, &["--replace"]);
+    assert_eq!(lasting(&dump(&sandbox)), lasting(&image), "{image}");
+    assert_eq!(descriptors(&master), open);
+    sandbox.touch(sandbox.path("i/other"))?;
+    sandbox.touch(sandbox.path("i/browse"))?;
+    master.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn a_catatonic_mount_of_the_image_is_made_catatonic() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let master = like_systemd(&sandbox)?;
+    let device = read(&dump(&sandbox)).superblocks[1].device.to_string();
+    let place = sandbox.path("b");
+    let place = place.to_string_lossy();
+    sandbox.run([&program("autofs-probe").to_string_lossy(), "catatonic", &place, &device]).assert_success();
+    let image = dump(&sandbox);
+    sandbox.run(["umount", &place]).assert_success();
+    restore(&sandbox, &image).run().assert_success().assert_stderr_contains("leave 1");
+    assert_eq!(lasting(&dump(&sandbox)), lasting(&image), "{image}");
+    drop(master);
+    sandbox.close()
+}
+
+#[test]
+fn device_numbers_are_kept_in_any_order_of_making() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    // It keeps its write ends, so that it sees no hang-up when a mount is unmounted by hand.
+    let mut options =
+        MasterOptions::new().args(["--pipes=each", "--nonblock", "--wait=epoll", "--identity=device"]);
+    for number in 0..20 {
+        options = options.direct(format!("m/{number:02}"));
+    }
+    let mut master = sandbox.master(options)?;
+    let image = dump(&sandbox);
+    for mount in read(&image).mounts.iter().step_by(3) {
+        sandbox.run(["umount", &mount.mount_point.to_string()]).assert_success();
+    }
+    restore(&sandbox, &image).run().assert_success().assert_stderr_contains("keep 13, connect 7");
+    assert_eq!(lasting(&dump(&sandbox)).superblocks, lasting(&image).superblocks, "{image}");
+    restore(&sandbox, &image).arg("--replace").run().assert_success().assert_stderr_contains("connect 20");
+    assert_eq!(lasting(&dump(&sandbox)).superblocks, lasting(&image).superblocks, "{image}");
+    for number in 0..20 {
+        sandbox.touch(sandbox.path(format!("m/{number:02}")))?;
+    }
+    master.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn bind_mounts_and_mounts_inside_each_other_come_back_in_their_order() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let options = MasterOptions::new().indirect("i").args(["--subdir=in", "--identity=device"]);
+    let mut master = sandbox.master(options)?;
+    let (other, inner) = (sandbox.mkdir("other")?, sandbox.path("i/in"));
+    // A bind mount of the whole superblock, and an offset trigger inside of it.
+    sandbox
+        .run(["mount", "--bind", &sandbox.path("i").to_string_lossy(), &other.to_string_lossy()])
+        .assert_success();
+    let mut second = sandbox.master(MasterOptions::new().offset(&inner).like_systemd())?;
+    let image = dump(&sandbox);
+    assert_eq!(read(&image).mounts.len(), 3, "{image}");
+    restore_and_fix(&sandbox, &image, &["--replace"]);
+    assert_eq!(lasting(&dump(&sandbox)), lasting(&image), "{image}");
+    sandbox.touch(&inner)?;
+    sandbox.touch(other.join("key"))?;
+    master.assert_undisturbed();
+    second.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn another_autofs_mount_in_the_way_is_an_error_without_replace() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let _master = like_systemd(&sandbox)?;
+    let device = read(&dump(&sandbox)).superblocks[1].device.to_string();
+    let image = dump(&sandbox).replace(&format!("\"{device}\""), "\"0:999999\"");
+    let before = sandbox.mountinfo();
+    restore(&sandbox, &image).run().assert_code(1).assert_stderr_contains("use --replace");
+    assert_eq!(sandbox.mountinfo(), before);
+    sandbox.close()
+}
+
+/// Restores an image whose mounts are gone, so that it has to fail in some way, and checks that nothing
+/// is left of it.
+fn assert_leaves_no_trace(spoil: impl Fn(&Sandbox, &str) -> String, named: &str) -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let master = sandbox.master(MasterOptions::new().direct("a").direct("b").like_systemd())?;
+    let image = dump(&sandbox);
+    sandbox.run(["umount", &sandbox.path("a").to_string_lossy()]).assert_success();
+    sandbox.run(["umount", &sandbox.path("b").to_string_lossy()]).assert_success();
+    let image = spoil(&sandbox, &image);
+    let (before, open) = (sandbox.mountinfo(), descriptors(&master));
+    restore(&sandbox, &image).run().assert_code(1).assert_stderr_contains(named);
+    assert_eq!(sandbox.mountinfo(), before);
+    assert_eq!(descriptors(&master), open);
+    drop(master);
+    sandbox.close()
+}
+
+#[test]
+fn a_missing_mount_point_leaves_no_trace() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    assert_leaves_no_trace(
+        |sandbox, image| {
+            sandbox.run(["rmdir", &sandbox.path("b").to_string_lossy()]).assert_success();
+            image.to_owned()
+        },
+        "/b does not exist",
+    )
+}
+
+#[test]
+fn a_device_number_that_a_mount_has_is_named_before_anything_is_done() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    assert_leaves_no_trace(
+        |sandbox, image| {
+            // The tmpfs that the sandbox works in.
+            let line = sandbox.mount_line(sandbox.work()).expect("mounted");
+            let device = line.split(' ').nth(2).expect("a device").to_owned();
+            let first = read(image).superblocks[0].device.to_string();
+            image.replace(&format!("\"{first}\""), &format!("\"{device}\""))
+        },
+        "is taken by",
+    )
+}
+
+#[test]
+fn a_device_number_that_is_taken_unseen_is_found_and_all_is_undone() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    // The device of a pipe's file system is in no mount table, and is as low as they come.
+    let (read_end, _write_end) = nix::unistd::pipe()?;
+    let device = rustix::fs::fstat(&read_end)?.st_dev;
+    let device = autofs_cr_common::model::Device::from_stat(device);
+    assert_leaves_no_trace(
+        |_, image| {
+            let second = read(image).superblocks[1].device.to_string();
+            image.replace(&format!("\"{second}\""), &format!("\"{device}\""))
+        },
+        "taken by something else",
+    )
+}
+
+#[test]
+fn without_a_fixup_everything_is_undone_when_the_timeout_passes() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let master = like_systemd(&sandbox)?;
+    let image = dump(&sandbox);
+    sandbox.run(["umount", &sandbox.path("b").to_string_lossy()]).assert_success();
+    let (before, open) = (sandbox.mountinfo(), descriptors(&master));
+    let restored =
+        Tool::restore().target(&sandbox).args(["--timeout=0.3", "--connect=fixup"]).stdin(&*image).run();
+    restored
+        .assert_code(1)
+        .assert_stderr_contains("timeout passed")
+        .assert_stderr_contains("everything was undone");
+    assert_eq!(sandbox.mountinfo(), before);
+    assert_eq!(descriptors(&master), open);
+    drop(master);
+    sandbox.close()
+}
+
+#[test]
+fn sigint_and_sigterm_undo_everything() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let sandbox = Sandbox::new()?;
+        let master = like_systemd(&sandbox)?;
+        let image = dump(&sandbox);
+        sandbox.run(["umount", &sandbox.path("b").to_string_lossy()]).assert_success();
+        let before = sandbox.mountinfo();
+        let document = tempfile::tempdir()?;
+        let stage = document.path().join("stage");
+        let restore = restore(&sandbox, &image).args(["--connect=fixup", "--output"]).arg(&stage);
+        let mut running = restore.spawn();
+        // The stage document appears when all that can be mounted is mounted.
+        wait_for(&stage)?;
+        running.process().signal(signal)?;
+        running.finish().assert_code(1).assert_stderr_contains("everything was undone");
+        assert_eq!(sandbox.mountinfo(), before, "{signal}");
+        assert_segment_is_gone(&fs::read_to_string(&stage)?);
+        drop(master);
+        sandbox.close()?;
+    }
+    Ok(())
+}
+
+/// Waits until a file appears, by inotify.
+fn wait_for(file: &std::path::Path) -> Result<()> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+    use std::os::fd::AsFd;
+    let inotify = Inotify::init(InitFlags::empty())?;
+    inotify.add_watch(
+        file.parent().context("no folder")?,
+        AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE,
+    )?;
+    while !file.exists() {
+        let mut polled = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(Duration::from_secs(20))?;
+        anyhow::ensure!(poll(&mut polled, timeout)? > 0, "{} did not appear", file.display());
+        inotify.read_events()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_dry_run_prints_the_plan_and_changes_nothing() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let _master = like_systemd(&sandbox)?;
+    let before = sandbox.mountinfo();
+    let printed = restore(&sandbox, &dump(&sandbox)).args(["--replace", "-n"]).run().assert_success();
+    printed.assert_stdout_contains("connect").assert_stdout_contains("moves 1 mount over");
+    assert_eq!(sandbox.mountinfo(), before);
+    sandbox.close()
+}
+
+#[test]
+fn replacing_what_a_master_knows_by_its_inode_is_refused_before_anything_is_done() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let _master = like_systemd(&sandbox)?;
+    let before = sandbox.mountinfo();
+    let restored = restore(&sandbox, &dump(&sandbox)).args(["--replace", "--identity=inode"]).run();
+    restored.assert_code(1).assert_stderr_contains("compares the inode number");
+    assert_eq!(sandbox.mountinfo(), before);
+    sandbox.close()
+}
+
+#[test]
+fn bad_input_is_named() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let _master = like_systemd(&sandbox)?;
+    let image = dump(&sandbox);
+    let before = sandbox.mountinfo();
+    let cut = &image[..image.len() / 2];
+    for (text, named) in [
+        ("", "is empty"),
+        (cut, "cut off"),
+        (&image.replace("image/1", "image/9"), "version 9"),
+        (&image.replace("image/1", "report/1"), "autofs-dump writes one"),
+        (&image.replace("timeout", "timeuot"), "timeuot"),
+        (&image.replace("timeout: 77", "timeout: many"), "timeout"),
+        (&image.replace(&*sandbox.path("b").to_string_lossy(), "/../b"), "is not absolute and plain"),
+    ] {
+        restore(&sandbox, text).run().assert_code(1).assert_stderr_contains(named);
+    }
+    let nobody = Tool::restore().arg("--pid=2147483647").stdin(&*image).run();
+    nobody.assert_code(1).assert_stderr_contains("process 2147483647 does not exist");
+    restore(&sandbox, &image).arg("--what").run().assert_code(2);
+    Tool::restore().args(["--pid=0"]).run().assert_code(2).assert_stderr_contains("no process id");
+    assert_eq!(sandbox.mountinfo(), before);
+    sandbox.close()
+}
+
+#[test]
+fn another_user_is_told_what_is_missing() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let _master = like_systemd(&sandbox)?;
+    let image = dump(&sandbox);
+    let restored = restore(&sandbox, &image).user(65534).run().assert_code(1);
+    restored.assert_stderr_contains("are you root?");
+    Tool::restore().stdin(&*image).user(65534).run().assert_code(1).assert_stderr_contains("root");
+    sandbox.close()
+}
