@@ -147,7 +147,7 @@ fn check_processes(proc: &Proc, report: &Report) -> Result<()> {
 
 /// The mounts must still be there: their paths are walked later, and a walk to where nothing is
 /// mounted any more could start a mount.
-fn check_mounts(proc: &Proc, report: &Report, target: &Target) -> Result<()> {
+pub fn check_mounts(proc: &Proc, report: &Report, target: &Target) -> Result<()> {
     let pid = target.pid();
     let read = proc.process(pid).and_then(|dir| dir.mountinfo());
     let text = read.with_context(|| format!("cannot read the mounts of process {pid}"))?;

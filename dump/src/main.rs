@@ -64,7 +64,7 @@ fn image(cli: &Cli, proc: &Proc, collected: &Collected, voice: Voice) -> Result<
     let control = control_device()?;
     refuse::check(&collected.report, &collected.namespace)?;
     let groups = groups::find(proc, collected)?;
-    let contents = contents::read(collected, &control, cli.timeout, voice)?;
+    let contents = contents::read(proc, collected, &control, cli.timeout, voice)?;
     Ok(build::build(&collected.report, &contents, &groups)?)
 }
 

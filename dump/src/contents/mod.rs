@@ -19,9 +19,10 @@ use autofs_cr_common::cli::Voice;
 use autofs_cr_common::doc::Report;
 use autofs_cr_common::doc::report::RequestKind;
 use autofs_cr_common::model::{Device, MountType, TextPath};
+use autofs_cr_common::proc::Proc;
 use autofs_cr_common::sys::autofs::ControlDevice;
 
-use crate::collect::Collected;
+use crate::collect::{self, Collected};
 use place::{Place, PlaceFile};
 use wire::{Batch, Item};
 
@@ -48,18 +49,30 @@ pub struct Job {
 
 /// Looks into all superblocks.
 pub fn read(
+    proc: &Proc,
     collected: &Collected,
     control: &ControlDevice,
     timeout: Duration,
     voice: Voice,
 ) -> Result<Contents> {
     let (jobs, mut contents) = jobs(&collected.report)?;
-    let mut reading = Reading { jobs, avoid: pending_keys(&collected.report), done: Vec::new() };
+    let avoid = pending_keys(&collected.report);
+    let mut reading = Reading { jobs, avoid, done: Vec::new(), pending: Vec::new() };
     while reading.done.len() < reading.jobs.len() {
         if let Some(place) = reading.run_child(collected, control, timeout)? {
-            voice.warn(reading.describe(&place, timeout));
+            reading.pending.push(place.clone());
             reading.avoid.insert((reading.jobs[place.job].device, place.path));
         }
+    }
+    if !reading.pending.is_empty() {
+        // A root that is not found may also have been unmounted.
+        collect::check_mounts(proc, &collected.report, &collected.target)?;
+    }
+    // A superblock that was begun anew may have told of a place twice.
+    reading.pending.sort_unstable();
+    reading.pending.dedup();
+    for place in &reading.pending {
+        voice.warn(reading.describe(place));
     }
     contents.extend(reading.jobs.iter().map(|job| job.device).zip(reading.done));
     Ok(contents)
@@ -112,6 +125,8 @@ struct Reading {
     avoid: HashSet<(Device, Vec<u8>)>,
     /// The results of the first jobs.
     done: Vec<Inside>,
+    /// Where a request turned out to be pending.
+    pending: Vec<Place>,
 }
 
 impl Reading {
@@ -166,6 +181,10 @@ impl Reading {
                 Item::Root(inode) => inside.inode = Some(inode),
                 Item::Directory(path, mode) => drop(inside.directories.insert(path, mode)),
                 Item::Symlink(path, target) => drop(inside.symlinks.insert(path, target)),
+                Item::Pending(path) => {
+                    let place = Place { job: self.done.len(), path: path.as_bytes().to_vec() };
+                    self.pending.push(place);
+                }
                 Item::End => self.done.push(std::mem::take(inside)),
                 Item::Failed(what, errno) => return Err(self.failed(&what, errno)),
             }
@@ -183,15 +202,14 @@ impl Reading {
         }
     }
 
-    fn describe(&self, place: &Place, timeout: Duration) -> String {
+    fn describe(&self, place: &Place) -> String {
         let job = &self.jobs[place.job];
         let path = TextPath::from_bytes(place.path.clone());
         let key = if place.path.is_empty() { String::new() } else { format!("/{path}") };
         format!(
-            "{}{key} (device {}) does not answer within {} s: a request for it is pending; what is in it is taken from the mounts below it",
+            "a request for {}{key} (device {}) is pending, so nobody may look into it: what is there is taken from the mounts below it",
             shown(job),
             job.device,
-            timeout.as_secs_f64()
         )
     }
 }

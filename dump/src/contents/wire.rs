@@ -16,6 +16,10 @@ pub enum Item {
     /// A symbolic link and what it points to.
     #[serde(rename = "l")]
     Symlink(TextPath, TextPath),
+    /// A request is pending on the directory with this path, or with an empty one on the root: the
+    /// kernel let nobody look.
+    #[serde(rename = "p")]
+    Pending(TextPath),
     /// This superblock is done.
     #[serde(rename = "e")]
     End,
@@ -65,7 +69,7 @@ impl<'a> Sender<'a> {
 fn size(item: &Item) -> usize {
     let path = |path: &TextPath| path.as_bytes().len() * 5;
     32 + match item {
-        Item::Directory(name, _) => path(name),
+        Item::Directory(name, _) | Item::Pending(name) => path(name),
         Item::Symlink(name, target) => path(name) + path(target),
         Item::Root(_) | Item::End | Item::Failed(..) => 0,
     }

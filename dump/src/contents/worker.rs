@@ -4,6 +4,8 @@
 //! - opening a root, and reading it, asks nobody;
 //! - a name is looked up with O_PATH and O_NOFOLLOW and without O_DIRECTORY: then a trigger is given as
 //!   it is. What is mounted on it is crossed into, which shows in the device and the mount id;
+//! - where a request is pending, a walk waits for its answer; but from a pid namespace that the master
+//!   cannot see it fails with ENOENT at once;
 //! - `.` of such a descriptor is opened for reading without another look at the trigger. An empty
 //!   directory answers ENOENT to that.
 
@@ -101,7 +103,13 @@ impl Worker<'_> {
             return Ok(());
         }
         self.place.write(number, b"").map_err(failed("note the place"))?;
-        let root = self.control.open_mount(&job.path, job.device).map_err(failed("open the root"))?;
+        let root = match self.control.open_mount(&job.path, job.device) {
+            Ok(root) => root,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(self.sender.push(Item::Pending(TextPath::default()))?);
+            }
+            Err(error) => return Err(failed("open the root")(error)),
+        };
         let (inode, entries) = self.list(root.as_fd()).map_err(failed("list the root"))?;
         self.sender.push(Item::Root(inode))?;
         if entries.is_empty() {
@@ -162,7 +170,7 @@ impl Worker<'_> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let place = match openat(parent, name, flags, Mode::empty()) {
             Ok(place) => place,
-            Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOENT) => return self.missing(parent, name, text),
             Err(error) => return Err(failed("look at a directory")(error)),
         };
         let found = superblock.look_at(place.as_fd()).map_err(failed("look at a directory"))?;
@@ -173,6 +181,17 @@ impl Worker<'_> {
         let Some(opened) = reopen(place).map_err(failed("open a directory"))? else { return Ok(()) };
         let (_, entries) = self.list(opened.as_fd()).map_err(failed("list a directory"))?;
         self.entries(superblock, opened.as_fd(), path, entries)
+    }
+
+    /// A directory that was listed and is not found: removed meanwhile, if it is listed no more.
+    fn missing(&mut self, parent: BorrowedFd<'_>, name: &CStr, path: TextPath) -> Result<(), Stop> {
+        rustix::fs::seek(parent, rustix::fs::SeekFrom::Start(0)).map_err(failed("list a directory again"))?;
+        let (_, entries) = self.list(parent).map_err(failed("list a directory again"))?;
+        if entries.iter().any(|entry| entry.name.as_c_str() == name) {
+            self.sender.push(Item::Directory(path.clone(), None))?;
+            self.sender.push(Item::Pending(path))?;
+        }
+        Ok(())
     }
 
     /// The inode number of a directory, and what is in it, sorted.
