@@ -1,4 +1,31 @@
-//! The parts of autofs-fixup: how a master is connected to its mounts from its own context.
+//! Connect masters to their restored autofs mounts, each from its own context: the kernel takes the pipe
+//! and the process group from the process that calls.
+//!
+//! | stage | file | what it does |
+//! |---|---|---|
+//! | 1. read | `run.rs`, `source.rs` | the stage document or the environment leads to the segment |
+//! | 2. choose | `side_by_side.rs`, `run.rs` | which masters, each in a child process of its own |
+//! | 3. prepare | `live.rs`, `live/process.rs` | the process of the master, a claim on it, write ends of its pipes |
+//! | 4. open | `opener.rs`, `mounts.rs` | a child opens the mounts in the master's namespace, under a deadline |
+//! | 5. connect | `live/connect.rs`, `live/control.rs`, [`remote`] | the master is stopped, makes the calls itself, and goes on |
+//! | 6. verify | `live/verify.rs` | mountinfo tells what came of it; the segment is told |
+//!
+//! With `--exec` stages 3 to 6 are in `exec.rs`: this process becomes the master.
 #![forbid(unsafe_code)]
 
+pub mod cli;
+mod device;
+mod errno;
+mod exec;
+mod live;
+mod mounts;
+mod opener;
 pub mod remote;
+pub mod run;
+mod show;
+mod side_by_side;
+mod source;
+mod watch;
+
+/// The name in messages.
+pub const TOOL: &str = "autofs-fixup";

@@ -1,0 +1,54 @@
+//! The control device, and what else the kernel asks for.
+
+use std::env;
+use std::os::fd::AsFd;
+
+use anyhow::{Context, bail};
+use autofs_cr_common::sys::autofs::{ControlDevice, DEVICE_PATH};
+
+use crate::source::take;
+
+/// The environment variable by which the control device is passed on where there is no /dev.
+pub const VARIABLE: &str = "AUTOFS_CR_DEVICE";
+
+/// What the kernel asks for, before anything is changed.
+pub fn check_rights() -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!(
+            "/dev/autofs and ptrace need root: run it as root (CAP_SYS_ADMIN in the initial user namespace)"
+        );
+    }
+    Ok(())
+}
+
+/// Opens the control device: /dev/autofs, or the inherited one.
+pub fn open() -> anyhow::Result<ControlDevice> {
+    let inherited = inherited()?;
+    let device = match (ControlDevice::open(), inherited) {
+        (Ok(device), _) | (Err(_), Some(device)) => device,
+        (Err(error), None) => {
+            return Err(error).with_context(|| {
+                format!(
+                    "cannot open {DEVICE_PATH} (is autofs in the kernel? try modprobe autofs4; in a container \
+                    bind it in, or pass it on as {VARIABLE}=fd:N)"
+                )
+            });
+        }
+    };
+    device.version().context("the control device does not answer as autofs does")?;
+    Ok(device)
+}
+
+/// The inherited one, which is closed by execve from now on.
+fn inherited() -> anyhow::Result<Option<ControlDevice>> {
+    let Some(value) = env::var_os(VARIABLE) else { return Ok(None) };
+    let number = value.to_str().and_then(|text| text.strip_prefix("fd:")?.parse().ok());
+    let number = number.with_context(|| format!("{VARIABLE} is wrong (expected fd:N)"))?;
+    Ok(Some(ControlDevice::from_fd(take(VARIABLE, number)?)))
+}
+
+/// Moves the device to a number from `lowest` on.
+pub fn move_above(device: &ControlDevice, lowest: i32) -> anyhow::Result<ControlDevice> {
+    let moved = rustix::io::fcntl_dupfd_cloexec(device.as_fd(), lowest);
+    Ok(ControlDevice::from_fd(moved.context("cannot copy a descriptor")?))
+}

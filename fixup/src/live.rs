@@ -1,0 +1,310 @@
+//! Connecting a live master.
+//!
+//! The master is stopped once, and only when there is something to connect: everything that can be
+//! opened is opened before. Where the master's control fds keep a superblock alive that restore has to
+//! replace, it stays stopped until the new one is there, as it must not run without them.
+
+mod connect;
+mod control;
+mod process;
+mod verify;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use anyhow::Context;
+use autofs_cr_common::cli::Voice;
+use autofs_cr_common::doc::image::End;
+use autofs_cr_common::model::Device;
+use autofs_cr_common::segment::{Progress, Segment};
+use autofs_cr_common::sys::autofs::ControlDevice;
+use autofs_cr_common::target::Target;
+use nix::errno::Errno;
+
+use crate::errno;
+use crate::mounts::Mounts;
+use crate::opener::Opener;
+use crate::remote::{Session, Stopped};
+use crate::watch::{Watch, select};
+pub use process::{Process, find};
+
+/// How long the threads of a master may take to stop, and a batch to run.
+const STEP: Duration = Duration::from_secs(5);
+
+/// How many descriptors this process needs for other things than mounts.
+const OTHER_DESCRIPTORS: usize = 64;
+
+/// What came of a master.
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Tally {
+    /// How many of its superblocks are connected.
+    pub connected: usize,
+    /// What went wrong with others, a sentence each.
+    pub problems: Vec<String>,
+}
+
+/// A superblock that is open and can be connected.
+#[derive(Debug)]
+struct Opened {
+    index: usize,
+    device: Device,
+    root: OwnedFd,
+    /// The numbers in the master that have to show it.
+    controls: Vec<End>,
+}
+
+/// Connects the superblocks of a master, whose index in the segment is given. Those that cannot be
+/// connected are marked as failed, so that restore learns at once.
+pub fn run(watch: &Watch<'_>, master: usize, device: &ControlDevice, voice: Voice) -> anyhow::Result<Tally> {
+    let segment = watch.segment;
+    watch.check()?;
+    let claim = segment.claim(master)?;
+    if let Some(dead) = claim.left_by() {
+        voice.note(format_args!("{} goes on where process {dead} ended", segment.masters()[master].id));
+    }
+    let mut tally = Tally::default();
+    if let Err(error) = work(watch, master, device, voice, &mut tally) {
+        fail_rest(segment, master, errno::of(&error))?;
+        tally.problems.push(format!("{error:#}"));
+    }
+    tally.connected = select(segment, master, |progress| progress == Progress::Connected)?.len();
+    Ok(tally)
+}
+
+fn work(
+    watch: &Watch<'_>,
+    master: usize,
+    device: &ControlDevice,
+    voice: Voice,
+    tally: &mut Tally,
+) -> anyhow::Result<()> {
+    let process = find(&watch.segment.masters()[master])?;
+    let target = Target::open(process.pid())?;
+    process.check_alive()?;
+    let mut live = Live {
+        watch: *watch,
+        master,
+        device,
+        voice,
+        pipes: process.write_ends(watch.segment, master)?,
+        opener: Opener::new(watch.segment, device, Some(&target)),
+        most: descriptor_limit(),
+        process,
+        tally,
+    };
+    live.work()
+}
+
+/// Marks what is not final yet as failed.
+fn fail_rest(segment: &Segment, master: usize, errno: Errno) -> anyhow::Result<()> {
+    for index in select(segment, master, |progress| !progress.is_final())? {
+        segment.advance(index, Progress::Failed(errno))?;
+    }
+    Ok(())
+}
+
+/// How many mounts can be open at a time, after this process's limit was raised as far as it goes.
+fn descriptor_limit() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    /// The kernel's default for fs.nr_open.
+    const HIGHEST: u64 = 1 << 20;
+    let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(HIGHEST);
+    for wanted in [hard.max(HIGHEST), hard] {
+        if setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: Some(wanted) }).is_ok() {
+            break;
+        }
+    }
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(HIGHEST);
+    usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(OTHER_DESCRIPTORS).max(1)
+}
+
+/// A live master that is being connected.
+struct Live<'a> {
+    watch: Watch<'a>,
+    master: usize,
+    device: &'a ControlDevice,
+    voice: Voice,
+    process: Process,
+    /// A write end of each pipe, by its index; none for pipes that no superblock here uses.
+    pipes: Vec<Option<process::WriteEnd>>,
+    opener: Opener<'a>,
+    /// How many mounts can be open at a time.
+    most: usize,
+    tally: &'a mut Tally,
+}
+
+impl Live<'_> {
+    fn segment(&self) -> &Segment {
+        self.watch.segment
+    }
+
+    fn work(&mut self) -> anyhow::Result<()> {
+        loop {
+            let seen = self.segment().wake_value();
+            self.watch.check()?;
+            self.process.check_alive()?;
+            let held = self.let_go()?;
+            let ready = self.ready()?;
+            let waiting =
+                self.select(|progress| matches!(progress, Progress::Pending | Progress::Released))?;
+            if !held.is_empty() || (waiting.is_empty() && !ready.is_empty()) {
+                self.connect(&held, ready)?;
+            } else if waiting.is_empty() {
+                return Ok(());
+            } else {
+                self.voice.detail(format_args!(
+                    "{}: waiting for restore to make {} mounts",
+                    self.name(),
+                    waiting.len()
+                ));
+                self.watch.wait(seen)?;
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("{} (process {})", self.segment().masters()[self.master].id, self.process.pid())
+    }
+
+    fn select(&self, wanted: impl Fn(Progress) -> bool) -> anyhow::Result<Vec<usize>> {
+        select(self.segment(), self.master, wanted)
+    }
+
+    /// What can be connected; also what another fixup left half done.
+    fn ready(&self) -> anyhow::Result<Vec<usize>> {
+        self.select(|progress| matches!(progress, Progress::Created | Progress::Claimed))
+    }
+
+    /// Lets go of held superblocks that the master has no control fd on. Gives the others, with the control
+    /// fds that are to be let go of.
+    fn let_go(&mut self) -> anyhow::Result<BTreeMap<usize, Vec<End>>> {
+        let held = self.select(|progress| progress == Progress::Held)?;
+        let mut open = BTreeMap::new();
+        if held.is_empty() {
+            return Ok(open);
+        }
+        let mounts = Mounts::read(self.process.dir())?;
+        for index in held {
+            match control::open_ones(&self.process, &self.segment().superblocks()[index], &mounts, None) {
+                Ok(controls) if controls.is_empty() => self.segment().advance(index, Progress::Released)?,
+                Ok(controls) => drop(open.insert(index, controls)),
+                Err(error) => self.fail(index, &error)?,
+            }
+        }
+        Ok(open)
+    }
+
+    /// Gives one superblock up.
+    fn fail(&mut self, index: usize, error: &anyhow::Error) -> anyhow::Result<()> {
+        let errno = errno::of(error);
+        self.segment().advance(index, Progress::Failed(errno))?;
+        let place = &self.segment().superblocks()[index].mount_point;
+        let problem = format!("{}: {place}: {error:#}", self.name());
+        self.tally.problems.push(problem);
+        Ok(())
+    }
+
+    /// One stop of the master: connects what is ready, and what restore makes once the held ones were let
+    /// go of.
+    fn connect(&mut self, held: &BTreeMap<usize, Vec<End>>, mut ready: Vec<usize>) -> anyhow::Result<()> {
+        ready.truncate(self.most);
+        let mut opened = self.open(&ready)?;
+        if held.is_empty() && opened.is_empty() {
+            return Ok(());
+        }
+        self.opener.allow_fork(false)?;
+        let pidfd = self.process.pidfd().try_clone_to_owned().context("cannot copy a descriptor")?;
+        let result = self.in_one_stop(pidfd.as_fd(), held, &mut opened);
+        self.opener.allow_fork(true)?;
+        self.verify(opened)?;
+        result
+    }
+
+    fn in_one_stop(
+        &mut self,
+        pidfd: std::os::fd::BorrowedFd<'_>,
+        held: &BTreeMap<usize, Vec<End>>,
+        opened: &mut Vec<Opened>,
+    ) -> anyhow::Result<()> {
+        let name = self.name();
+        let deadline = self.watch.step(STEP);
+        let stopped = Stopped::attach(pidfd, deadline).with_context(|| format!("cannot stop {name}"))?;
+        let mut session =
+            stopped.start(deadline).with_context(|| format!("cannot run system calls in {name}"))?;
+        let result = self.replace_held(&mut session, held, opened);
+        let result = result.and_then(|()| self.send(&mut session, opened));
+        let put_back = if held.is_empty() { Ok(()) } else { self.put_back(&mut session, held) };
+        let finished = session.finish(self.watch.step(STEP)).with_context(|| format!("cannot leave {name}"));
+        result.and(put_back).and(finished)
+    }
+
+    /// Lets go of control fds, waits until restore has made the new superblocks, and opens them.
+    fn replace_held(
+        &mut self,
+        session: &mut Session<'_>,
+        held: &BTreeMap<usize, Vec<End>>,
+        opened: &mut Vec<Opened>,
+    ) -> anyhow::Result<()> {
+        if held.is_empty() {
+            return Ok(());
+        }
+        self.put_placeholders(session, held)?;
+        for &index in held.keys() {
+            self.segment().advance(index, Progress::Released)?;
+        }
+        loop {
+            let seen = self.segment().wake_value();
+            self.watch.check()?;
+            self.process.check_alive()?;
+            let waiting = self.select(|progress| progress == Progress::Released)?;
+            if !waiting.iter().any(|index| held.contains_key(index)) {
+                break;
+            }
+            self.watch.wait(seen)?;
+        }
+        let known: Vec<usize> = opened.iter().map(|one| one.index).collect();
+        let made: Vec<usize> = self.ready()?.into_iter().filter(|index| !known.contains(index)).collect();
+        opened.extend(self.open(&made)?);
+        Ok(())
+    }
+
+    /// Opens superblocks, and claims them. One that cannot be opened is given up.
+    fn open(&mut self, indices: &[usize]) -> anyhow::Result<Vec<Opened>> {
+        if indices.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mounts = Mounts::read(self.process.dir())?;
+        let mut wanted = Vec::with_capacity(indices.len());
+        for &index in indices {
+            let superblock = &self.segment().superblocks()[index];
+            match mounts.device_of(superblock) {
+                Some(device) => wanted.push((index, device)),
+                None => {
+                    let error = anyhow::Error::from(Errno::ENOENT)
+                        .context(format!("no autofs mount with device {} is there", superblock.device));
+                    self.fail(index, &error)?;
+                }
+            }
+        }
+        let roots = self.opener.open(&wanted)?;
+        let mut opened = Vec::with_capacity(wanted.len());
+        for ((index, device), root) in wanted.into_iter().zip(roots) {
+            let superblock = &self.segment().superblocks()[index];
+            let one = root.context("cannot open the mount").and_then(|root| {
+                let controls = control::open_ones(&self.process, superblock, &mounts, Some(device))?;
+                Ok(Opened { index, device, root, controls })
+            });
+            match one {
+                Ok(one) => opened.push(one),
+                Err(error) => self.fail(index, &error)?,
+            }
+        }
+        for one in &opened {
+            if self.segment().progress(one.index)? == Progress::Created {
+                self.segment().advance(one.index, Progress::Claimed)?;
+            }
+        }
+        Ok(opened)
+    }
+}

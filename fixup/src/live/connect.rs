@@ -1,0 +1,78 @@
+//! Connecting opened superblocks inside a session.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+
+use anyhow::{Context, bail};
+use autofs_cr_common::sys::autofs::{SETPIPEFD_REQUEST, setpipefd_argument};
+
+use super::{Live, Opened, STEP};
+use crate::remote::{Batch, Data, Received, Session};
+
+/// Where the numbers are in the argument of SETPIPEFD: the mount, the pipe.
+const MOUNT_AT: usize = 12;
+const PIPE_AT: usize = 16;
+
+/// What stands there until the numbers are known.
+const UNKNOWN: i32 = -1;
+
+/// The most superblocks of one batch: each brings a descriptor.
+const AT_ONCE: usize = 250;
+
+impl Live<'_> {
+    /// Has the master set the pipes of all superblocks, and point its control fds to them.
+    pub(super) fn send(&self, session: &mut Session<'_>, opened: &[Opened]) -> anyhow::Result<()> {
+        let mut rest = opened;
+        let mut count = AT_ONCE;
+        while !rest.is_empty() {
+            let part = &rest[..count.min(rest.len())];
+            let batch = self.batch(part)?;
+            let fits = batch.received() <= session.descriptors()? && batch.size() <= session.room();
+            if !fits && part.len() > 1 {
+                count = (part.len() * 3 / 4).max(1);
+                continue;
+            }
+            // Right before, as nothing is served from here on until the batch has run.
+            for one in part {
+                self.device
+                    .make_catatonic(one.root.as_fd())
+                    .with_context(|| format!("cannot make superblock {} catatonic", one.device))?;
+            }
+            session.run(&batch, self.watch.step(STEP)).with_context(|| self.name())?;
+            self.check_controls(part)?;
+            rest = &rest[part.len()..];
+        }
+        Ok(())
+    }
+
+    fn batch<'b>(&'b self, part: &'b [Opened]) -> anyhow::Result<Batch<'b>> {
+        let mut batch = Batch::new();
+        let device = batch.receive(self.device.as_fd());
+        let mut pipes: HashMap<usize, Received> = HashMap::new();
+        for one in part {
+            let number = self.segment().superblocks()[one.index].pipe;
+            let Some(Some(pipe)) = self.pipes.get(number) else { bail!("pipe {number} is not open") };
+            let pipe = *pipes.entry(number).or_insert_with(|| batch.receive(pipe.fd.as_fd()));
+            let root = batch.receive(one.root.as_fd());
+            let argument = Data::new(setpipefd_argument(UNKNOWN, UNKNOWN))
+                .with_number(MOUNT_AT, root)
+                .with_number(PIPE_AT, pipe);
+            batch.ioctl(device, SETPIPEFD_REQUEST, argument);
+            for end in &one.controls {
+                batch.replace(end.fd, root, end.flags.cloexec);
+            }
+        }
+        Ok(batch)
+    }
+
+    fn check_controls(&self, part: &[Opened]) -> anyhow::Result<()> {
+        for one in part {
+            for &end in &one.controls {
+                if !self.shows(end, one.device)? {
+                    bail!("control fd {} of {} could not be pointed to {}", end.fd, self.name(), one.device);
+                }
+            }
+        }
+        Ok(())
+    }
+}

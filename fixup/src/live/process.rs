@@ -1,0 +1,147 @@
+//! The process of a master, safe from the reuse of its id.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use anyhow::{Context, bail};
+use autofs_cr_common::doc::report::Access;
+use autofs_cr_common::model::Pid;
+use autofs_cr_common::proc::{Proc, ProcessDir};
+use autofs_cr_common::segment::{Master, Segment};
+use autofs_cr_common::target::{is_alive, open_pidfd};
+use nix::errno::Errno;
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
+
+/// The process of a master.
+#[derive(Debug)]
+pub struct Process {
+    pid: Pid,
+    pidfd: OwnedFd,
+    dir: ProcessDir,
+}
+
+/// A write end of a pipe whose read end a master has. As long as it is open, the master sees no hang-up.
+#[derive(Debug)]
+pub struct WriteEnd {
+    /// The write end.
+    pub fd: OwnedFd,
+    /// The inode number of the pipe.
+    pub inode: u64,
+}
+
+/// Finds the process of a master: by its id in the coordinator's pid namespace, or in its own one where
+/// that is the one of this process.
+pub fn find(master: &Master) -> anyhow::Result<Process> {
+    let id = &master.id;
+    let Some(expected) = master.process else {
+        bail!("master {id} is not there yet: start it with autofs-fixup --master {id} --exec -- CMD");
+    };
+    let proc = Proc::open().context("cannot open /proc")?;
+    let candidates = [Some(expected.pid), master.pid];
+    let mut found =
+        candidates.into_iter().flatten().filter_map(|pid| open(&proc, pid, expected.start_time).ok());
+    match found.next() {
+        Some(process) if process.pid == Pid::this() => {
+            bail!("master {id} is this process itself")
+        }
+        Some(process) => Ok(process),
+        None => Err(Errno::ESRCH).with_context(|| {
+            format!(
+                "master {id} (process {} of the restore) has ended, or is not to be seen here",
+                expected.pid
+            )
+        }),
+    }
+}
+
+fn open(proc: &Proc, pid: Pid, start_time: u64) -> io::Result<Process> {
+    // Opened first: what is read below is of the same process if the pidfd is alive at the end.
+    let pidfd = open_pidfd(pid)?;
+    let dir = proc.process(pid)?;
+    let stat = dir.stat()?;
+    if stat.start_time != start_time || stat.is_dead() || !is_alive(pidfd.as_fd()) {
+        return Err(Errno::ESRCH.into());
+    }
+    Ok(Process { pid, pidfd, dir })
+}
+
+impl Process {
+    /// Its id in this pid namespace.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Its pidfd.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Its directory in /proc.
+    pub fn dir(&self) -> &ProcessDir {
+        &self.dir
+    }
+
+    /// An error if it has ended.
+    pub fn check_alive(&self) -> anyhow::Result<()> {
+        if is_alive(self.pidfd.as_fd()) {
+            return Ok(());
+        }
+        Err(Errno::ESRCH).with_context(|| format!("process {} has ended", self.pid))
+    }
+
+    /// A copy of one of its descriptors, to look at; `None` if it has none with this number. Nothing is
+    /// walked for that.
+    pub fn descriptor(&self, number: i32) -> anyhow::Result<Option<OwnedFd>> {
+        match pidfd_getfd(&self.pidfd, number, PidfdGetfdFlags::empty()) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(rustix::io::Errno::BADF) => Ok(None),
+            Err(error) => {
+                Err(io::Error::from(error)).with_context(|| format!("cannot look at descriptor {number}"))
+            }
+        }
+    }
+
+    /// Write ends of the pipes that superblocks in the segment need, by the index of the pipe.
+    pub fn write_ends(&self, segment: &Segment, master: usize) -> anyhow::Result<Vec<Option<WriteEnd>>> {
+        let pipes = &segment.masters()[master].pipes;
+        let mut ends: Vec<Option<WriteEnd>> = pipes.iter().map(|_| None).collect();
+        for (_, superblock) in segment.superblocks_of(master) {
+            if ends[superblock.pipe].is_none() {
+                let number = pipes[superblock.pipe].read_end.fd;
+                ends[superblock.pipe] = Some(self.write_end(number)?);
+            }
+        }
+        self.check_alive()?;
+        Ok(ends)
+    }
+
+    /// Opens a write end of the pipe whose read end it has at this number.
+    fn write_end(&self, number: i32) -> anyhow::Result<WriteEnd> {
+        let no_read_end = || {
+            anyhow::Error::from(Errno::EBADF)
+                .context(format!("descriptor {number} of process {} is no read end of a pipe", self.pid))
+        };
+        let descriptors = self.dir.descriptors().context("cannot list its descriptors")?;
+        let reads = descriptors.info(number).ok().and_then(|info| info.access());
+        if !matches!(reads, Some(Access::Read | Access::Both)) {
+            return Err(no_read_end());
+        }
+        let held = self.descriptor(number)?.ok_or_else(no_read_end)?;
+        let stat = rustix::fs::fstat(&held).map_err(io::Error::from)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
+            return Err(no_read_end());
+        }
+        let fd = reopen_for_writing(&held)
+            .with_context(|| format!("cannot clone a write end of pipe {number} of process {}", self.pid))?;
+        Ok(WriteEnd { fd, inode: stat.st_ino })
+    }
+}
+
+/// Opens the pipe behind a read end once more. As the read end is held open here, this does not wait for
+/// a reader.
+fn reopen_for_writing(read_end: &OwnedFd) -> io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/self/fd/{}", read_end.as_raw_fd());
+    Ok(rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?)
+}

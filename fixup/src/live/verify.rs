@@ -1,0 +1,52 @@
+//! Asking the kernel what came of it: the results of single calls inside the master are not seen.
+
+use anyhow::anyhow;
+use autofs_cr_common::model::{KernelPipe, SuperOptions};
+use autofs_cr_common::segment::Progress;
+use nix::errno::Errno;
+
+use super::{Live, Opened};
+use crate::mounts::Mounts;
+
+impl Live<'_> {
+    /// Tells the segment which superblocks are connected, and gives up those that are not.
+    pub(super) fn verify(&mut self, opened: Vec<Opened>) -> anyhow::Result<()> {
+        if opened.is_empty() {
+            return Ok(());
+        }
+        let mounts = Mounts::read(self.process.dir())?;
+        let group = self.process.dir().stat().map_or(0, |stat| stat.group);
+        for one in opened {
+            let pipe = self.segment().superblocks()[one.index].pipe;
+            let inode = self.pipes.get(pipe).and_then(Option::as_ref).map(|end| end.inode);
+            match problem(mounts.options(one.device), inode, group) {
+                None => self.segment().advance(one.index, Progress::Connected)?,
+                Some(error) => self.fail(one.index, &error)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with a superblock that should be connected now.
+fn problem(found: Option<&SuperOptions>, inode: Option<u64>, group: i32) -> Option<anyhow::Error> {
+    let failed = |errno: Errno, why: String| Some(anyhow::Error::from(errno).context(why));
+    let Some(found) = found else { return failed(Errno::ENOENT, "it is not mounted any more".into()) };
+    match found.pipe {
+        KernelPipe::None => failed(
+            Errno::EINVAL,
+            "the kernel did not take the pipe; mostly the superblock was made with a process group of another \
+            pid namespace than that of the master"
+                .into(),
+        ),
+        KernelPipe::Inode(other) if Some(other) != inode => {
+            failed(Errno::EBUSY, format!("it has another pipe ({other}): someone else connected it"))
+        }
+        // A group that is not visible is 0.
+        _ if found.pgrp > 0 && group > 0 && found.pgrp != group => Some(
+            anyhow!(Errno::EPERM)
+                .context(format!("its process group is {}, and the master's is {group}", found.pgrp)),
+        ),
+        KernelPipe::Inode(_) | KernelPipe::NotShown => None,
+    }
+}

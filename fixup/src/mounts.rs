@@ -1,0 +1,55 @@
+//! The autofs mounts that a process sees.
+
+use std::collections::HashMap;
+
+use anyhow::Context;
+use autofs_cr_common::model::{Device, KernelPipe, SuperOptions};
+use autofs_cr_common::proc::{ProcessDir, mountinfo};
+use autofs_cr_common::segment::Superblock;
+
+/// The autofs mounts of a mount namespace, as one of its processes sees them.
+#[derive(Debug, Default)]
+pub struct Mounts {
+    at: HashMap<Vec<u8>, Vec<Device>>,
+    options: HashMap<Device, SuperOptions>,
+}
+
+impl Mounts {
+    /// Reads the mountinfo of a process.
+    pub fn read(process: &ProcessDir) -> anyhow::Result<Self> {
+        let text = process.mountinfo().context("cannot read its mountinfo")?;
+        let mut mounts = Self::default();
+        for line in mountinfo::lines(&text) {
+            let line = line?;
+            let Some(device) = line.device().filter(|_| line.is_autofs()) else { continue };
+            let options = SuperOptions::parse(&String::from_utf8_lossy(line.super_options))?;
+            mounts.options.insert(device, options);
+            let place = mountinfo::unescape(line.mount_point).into_owned();
+            mounts.at.entry(place).or_default().push(device);
+        }
+        Ok(mounts)
+    }
+
+    /// The superblocks that are mounted at the place of this one, the lowest first.
+    pub fn at(&self, superblock: &Superblock) -> &[Device] {
+        self.at.get(superblock.mount_point.as_bytes()).map_or(&[], Vec::as_slice)
+    }
+
+    /// What the kernel says of a superblock.
+    pub fn options(&self, device: Device) -> Option<&SuperOptions> {
+        self.options.get(&device)
+    }
+
+    /// The device number that a superblock has. Where the number need not be kept it got any, and is
+    /// known by its place and by not being connected.
+    pub fn device_of(&self, superblock: &Superblock) -> Option<Device> {
+        let there = self.at(superblock);
+        if there.contains(&superblock.device) {
+            return Some(superblock.device);
+        }
+        let topmost = *there.last()?;
+        let options = self.options(topmost)?;
+        let fits = options.options.mount_type == superblock.mount_type && options.pipe == KernelPipe::None;
+        fits.then_some(topmost)
+    }
+}
