@@ -44,6 +44,9 @@ pub struct Arguments {
     pub identity: Option<IdentityArg>,
 
     /// Make a fresh mount and pid namespace, mount there, and run CMD as its init
+    ///
+    /// CMD starts masters by `autofs-fixup --exec`, which finds the segment by the environment. The
+    /// stage document is only written with -o, as standard output is for CMD.
     #[arg(long, requires = "command")]
     pub init: bool,
 

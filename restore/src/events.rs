@@ -10,8 +10,9 @@ use anyhow::Context;
 use autofs_cr_common::segment::Segment;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::event::{PollFd, PollFlags, poll};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+
+use crate::signals;
 
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +40,10 @@ impl Events {
     pub fn new() -> anyhow::Result<Self> {
         let (sender, receiver) = unbounded();
         let events = Self { sender, receiver };
-        let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot catch signals")?;
-        events.source("signals", move |send| signals.forever().all(|signal| send(Event::Signal(signal))))?;
+        let mut caught =
+            Signals::new(signals::ENDING.map(|signal| signal as i32)).context("cannot catch signals")?;
+        signals::unblock().context("cannot unblock signals")?;
+        events.source("signals", move |send| caught.forever().all(|signal| send(Event::Signal(signal))))?;
         Ok(events)
     }
 

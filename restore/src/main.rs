@@ -21,6 +21,7 @@ mod mounter;
 mod plan;
 mod run;
 mod show;
+mod signals;
 mod stage;
 mod survey;
 mod verify;

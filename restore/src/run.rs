@@ -26,7 +26,7 @@ use crate::stage::{Published, announce, publish};
 use crate::survey::Survey;
 use crate::wait::{End, Waiter, advance};
 use crate::worker::{Place, Worker};
-use crate::{check, show, survey, verify};
+use crate::{check, show, signals, survey, verify};
 
 /// The environment variable by which the control device is passed on where there is no /dev.
 const DEVICE_VARIABLE: &str = "AUTOFS_CR_DEVICE";
@@ -47,6 +47,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     check_rights()?;
     let device = open_device()?;
     let out = Output::open(arguments.output.output.as_deref())?;
+    signals::block().context("cannot block signals")?;
     let published = publish(&plan, &survey.masters, arguments.timeout)?;
     let launch = launch(arguments, published.as_ref(), &device)?;
     let place = match (&survey.target, &launch) {
@@ -170,8 +171,11 @@ impl Restore<'_> {
         // From here on signals are events, and threads are there: nothing forks any more.
         let events = Events::new()?;
         let staged = self.mount(&worker, published).and_then(|()| {
-            announce(self.plan, self.masters, published, out)?;
-            close_stdout()
+            if self.arguments.init && self.arguments.output.output.is_none() {
+                // Its fixups know the segment from their environment, and standard output is for CMD.
+                return Ok(());
+            }
+            announce(self.plan, self.masters, published, out)
         });
         if let Err(error) = staged {
             return Err(self.undone(&worker, published, error));
@@ -179,6 +183,7 @@ impl Restore<'_> {
         if self.arguments.init {
             return self.be_parent(worker, published, &events);
         }
+        close_stdout()?;
         let end =
             self.wait(published, Some(&worker), &events).and_then(|end| self.verified(proc, survey, end));
         match end {
@@ -340,7 +345,7 @@ fn wait_for_init(init: &mut Child, events: &Events) -> anyhow::Result<Exit> {
 }
 
 /// So that who reads the stage document sees its end.
-fn close_stdout() -> anyhow::Result<()> {
+pub fn close_stdout() -> anyhow::Result<()> {
     let null = std::fs::OpenOptions::new().write(true).open("/dev/null").context("cannot open /dev/null")?;
     rustix::stdio::dup2_stdout(null)?;
     Ok(())

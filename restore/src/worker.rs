@@ -19,6 +19,7 @@ use nix::sched::{CloneFlags, unshare};
 use crate::live::Masters;
 use crate::mounter::{Answer, Launch, Mounter, Order, Outfit, Progress};
 use crate::plan::Plan;
+use crate::signals;
 
 /// How long the mounter may say nothing. Each of its steps takes well below a millisecond, but for a
 /// path walk onto a mount with a pending request, which never ends.
@@ -136,6 +137,11 @@ fn enter(
     channel: Channel,
     outfit: Outfit,
 ) -> anyhow::Result<()> {
+    signals::unblock().context("cannot unblock signals")?;
+    if matches!(place, Place::Of(_)) {
+        // Who reads the stage document must see its end while the mounter goes on.
+        crate::run::close_stdout()?;
+    }
     let entered = match place {
         Place::Of(target) => target.enter_pids().context("cannot enter the pid namespace"),
         Place::Fresh(..) => unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)

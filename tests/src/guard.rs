@@ -90,3 +90,11 @@ macro_rules! require {
         }
     };
 }
+
+/// A turn: while it is held, no other test of the same file that asks for one runs. Device numbers are the
+/// machine's, and one that a test frees must not go to the mounts of another.
+pub fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    // A test that failed leaves nothing behind that the next one could see.
+    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use autofs_cr_common::doc::{self, Image};
 use autofs_cr_common::model::State;
+use autofs_cr_tests::guard::alone;
 use autofs_cr_tests::require;
 use autofs_cr_tests::sandbox::{Finished, Master, MasterOptions, Sandbox, TestCommand, Tool, program};
 use nix::sys::signal::Signal;
@@ -36,13 +36,6 @@ fn restore(sandbox: &Sandbox, image: &str) -> TestCommand {
 fn restore_and_fix(sandbox: &Sandbox, image: &str, arguments: &[&str]) -> (Finished, Finished) {
     let (restored, fixed) = restore(sandbox, image).args(arguments).pipe(Tool::fixup());
     (restored.assert_success(), fixed.assert_success())
-}
-
-/// The tests of this file take turns: device numbers are the machine's, and a number that one test frees
-/// must not go to the mounts of another.
-fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The segment that a stage document names is gone.

@@ -35,6 +35,15 @@ fn thread_count() -> Option<usize> {
     std::fs::read_dir("/proc/self/task").ok().map(Iterator::count)
 }
 
+/// Lets SIGPIPE end this process again, as a program expects that is executed next: Rust's runtime
+/// ignores it, and execve keeps that.
+pub fn default_sigpipe() -> io::Result<()> {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: the default action is no function of this process, so nothing can run at a wrong time.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+    Ok(())
+}
+
 /// Ends a forked child at once, without running what its parent registered for its own end.
 pub fn exit_child(code: u8) -> ! {
     // SAFETY: _exit has no preconditions.

@@ -11,18 +11,16 @@ use nix::unistd::{chdir, pivot_root};
 
 const NONE: Option<&str> = None;
 
-/// Makes the namespace's mounts private, enters the root directory, and mounts a fresh /proc.
+/// Makes the namespace's mounts private, and enters the root directory.
 pub fn furnish(root: Option<&Path>) -> anyhow::Result<()> {
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
         .context("cannot make all mounts private")?;
-    let entered = match root {
+    match root {
         Some(root) => {
             enter(root).with_context(|| format!("cannot make {} the root directory", root.display()))
         }
         None => drop_copies().context("cannot unmount the copies of autofs mounts"),
-    };
-    entered?;
-    mount_proc().context("cannot mount a fresh /proc")
+    }
 }
 
 /// Makes a directory the root of the namespace. All other mounts go, autofs mounts among them.
@@ -48,8 +46,9 @@ fn drop_copies() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Most programs want the /proc of their own pid namespace. A root without the directory has none.
-fn mount_proc() -> nix::Result<()> {
+/// Mounts the /proc of the pid namespace, which most programs want; a root without the directory has none.
+/// After all superblocks are made, as it takes a device number too.
+pub fn mount_proc() -> nix::Result<()> {
     if !Path::new("/proc").is_dir() {
         return Ok(());
     }

@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
 use anyhow::Context;
+use autofs_cr_common::sys::process::default_sigpipe;
 
 /// The command that is executed.
 #[derive(Debug)]
@@ -21,7 +22,9 @@ impl Launch {
     /// Executes the command in place of this process.
     pub fn exec(&self) -> anyhow::Result<Infallible> {
         let program = self.command.first().context("no command was given")?;
+        super::fresh::mount_proc().context("cannot mount a fresh /proc")?;
         nix::unistd::chdir("/")?;
+        default_sigpipe()?;
         for fd in &self.inherited {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
         }

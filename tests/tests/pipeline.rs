@@ -1,0 +1,240 @@
+//! The four tools together, as a user chains them.
+
+use anyhow::{Context, Result};
+use autofs_cr_common::doc::{self, Image, Stage};
+use autofs_cr_common::model::State;
+use autofs_cr_common::segment::{Progress, Segment};
+use autofs_cr_tests::guard::alone;
+use autofs_cr_tests::require;
+use autofs_cr_tests::sandbox::{MasterOptions, Sandbox, TestCommand, Tool, program};
+
+fn read(image: &str) -> Image {
+    doc::parse(image.as_bytes(), "the image").expect(image)
+}
+
+/// An image without what is another in every new superblock: the inode number of its root.
+fn lasting(image: &str) -> Image {
+    let mut image = read(image);
+    image.superblocks.iter_mut().for_each(|superblock| superblock.inode = None);
+    image
+}
+
+fn dump(sandbox: &Sandbox) -> String {
+    Tool::dump().target(sandbox).run().assert_success().stdout
+}
+
+fn make_catatonic(sandbox: &Sandbox, image: &str) {
+    let image = read(image);
+    for mount in &image.mounts {
+        let (place, device) = (mount.mount_point.to_string(), mount.device.to_string());
+        let probe = program("autofs-probe");
+        sandbox.run([&probe.to_string_lossy(), "catatonic", &place, &device]).assert_success();
+    }
+}
+
+#[test]
+fn the_whole_pipeline_replaces_every_mount_under_its_masters() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut systemd = sandbox.master(MasterOptions::new().direct("a").direct("b").like_systemd())?;
+    let mut other =
+        sandbox.master(MasterOptions::new().indirect("i").args(["--subdir=in", "--identity=device"]))?;
+    sandbox.touch(sandbox.path("a"))?;
+    sandbox.touch(sandbox.path("i/key"))?;
+    let before = dump(&sandbox);
+
+    let report = Tool::inspect().target(&sandbox).args(["-f", "yaml"]).run().assert_success().stdout;
+    let image = Tool::dump().args(["-i", "-"]).stdin(report).run().assert_success().stdout;
+    assert_eq!(image, before, "from a report and from a scan of its own, dump gives the same");
+    let (restored, fixed) =
+        Tool::restore().target(&sandbox).arg("--replace").stdin(image).pipe(Tool::fixup());
+    restored.assert_success().assert_stderr_contains("connect 2, create 1");
+    fixed.assert_success();
+
+    assert_eq!(lasting(&dump(&sandbox)), lasting(&before), "{before}");
+    for path in ["a/served-by", "b/served-by", "i/key/served-by", "i/new/served-by"] {
+        sandbox.read(sandbox.path(path))?;
+    }
+    systemd.assert_undisturbed();
+    other.assert_undisturbed();
+    sandbox.assert_nothing_blocked();
+    sandbox.close()
+}
+
+#[test]
+fn several_masters_are_fixed_side_by_side() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut masters = Vec::new();
+    for (number, wait) in ["read", "poll", "epoll", "futex"].into_iter().enumerate() {
+        let options = MasterOptions::new().direct(format!("d{number}")).indirect(format!("i{number}"));
+        masters.push(sandbox.master(options.args([&format!("--wait={wait}"), "--threads=3"]))?);
+    }
+    let image = dump(&sandbox);
+    make_catatonic(&sandbox, &image);
+    let (restored, fixed) = Tool::restore().target(&sandbox).stdin(&*image).pipe(Tool::fixup());
+    restored.assert_success().assert_stderr_contains("adopt 8");
+    fixed.assert_success();
+    assert_eq!(dump(&sandbox), image);
+    for (number, master) in masters.iter_mut().enumerate() {
+        sandbox.touch(sandbox.path(format!("d{number}")))?;
+        sandbox.touch(sandbox.path(format!("i{number}/key")))?;
+        master.assert_undisturbed();
+    }
+    sandbox.close()
+}
+
+#[test]
+fn fixup_finds_the_segment_where_dev_shm_is_another_one() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("d"))?;
+    let image = dump(&sandbox);
+    make_catatonic(&sandbox, &image);
+    let elsewhere = format!("mount -t tmpfs none /dev/shm && exec {}", program("autofs-fixup").display());
+    let fixup = TestCommand::new("unshare").args(["--mount", "sh", "-c", &elsewhere]);
+    let (restored, fixed) = Tool::restore().target(&sandbox).stdin(image).pipe(fixup);
+    fixed.assert_success();
+    restored.assert_success();
+    sandbox.touch(sandbox.path("d"))?;
+    master.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn restore_notices_a_fixup_that_dies_and_another_one_goes_on() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("d"))?;
+    let image = dump(&sandbox);
+    make_catatonic(&sandbox, &image);
+    let fifo = sandbox.outside(sandbox.path("stage"));
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
+    let script =
+        format!("exec {} -p {} > {}", program("autofs-restore").display(), sandbox.pid(), fifo.display());
+    let restore = TestCommand::new("sh").args(["-c", &script]).stdin(image).spawn();
+    // Restore ends its output when all that it can do alone is done.
+    let text = std::fs::read_to_string(&fifo)?;
+    let stage: Stage = doc::parse(text.as_bytes(), "the stage document")?;
+    let segment = Segment::open_address(stage.segment.as_ref().context("no segment")?)?;
+    assert_eq!(segment.progress(0)?, Progress::Created);
+    drop(segment.claim(0)?);
+    Tool::fixup().stdin(text).run().assert_success();
+    restore.finish().assert_success().assert_stderr_contains("adopt 1");
+    sandbox.touch(sandbox.path("d"))?;
+    master.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn a_restore_that_was_killed_can_be_run_again() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("d").arg("--identity=device"))?;
+    let image = dump(&sandbox);
+    sandbox.run(["umount", &sandbox.path("d").to_string_lossy()]).assert_success();
+    let fifo = sandbox.outside(sandbox.path("stage"));
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
+    let script = format!(
+        "exec {} --connect=fixup -p {} > {}",
+        program("autofs-restore").display(),
+        sandbox.pid(),
+        fifo.display()
+    );
+    let mut restore = TestCommand::new("sh").args(["-c", &script]).stdin(&*image).spawn();
+    let stage = std::fs::read_to_string(&fifo)?;
+    restore.process().kill()?;
+    drop(restore);
+    Tool::fixup().stdin(stage).run().assert_code(1);
+    let (restored, fixed) = Tool::restore().target(&sandbox).stdin(&*image).pipe(Tool::fixup());
+    restored.assert_success().assert_stderr_contains("adopt 1");
+    fixed.assert_success();
+    assert_eq!(lasting(&dump(&sandbox)), lasting(&image));
+    sandbox.touch(sandbox.path("d"))?;
+    master.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn fresh_namespaces_get_the_mounts_and_a_new_master_serves_them() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let master = sandbox.master(MasterOptions::new().direct("d").indirect("i").arg("--subdir=in"))?;
+    let image = dump(&sandbox);
+    let id = read(&image).masters[0].id.clone();
+    let read_fd = read(&image).masters[0].pipes[0].read_end.context("a read end")?.fd;
+    master.kill()?;
+    for name in ["d", "i"] {
+        sandbox.run(["umount", &sandbox.path(name).to_string_lossy()]).assert_success();
+    }
+    std::fs::write(sandbox.outside(sandbox.path("image")), &image)?;
+    // The init of the fresh namespace: it starts the master, touches its mounts, and ends.
+    let script = format!(
+        "cd {work}; mkfifo in out; exec 18<>in 19<>out
+         {fixup} --exec --master {id} -- {master} --pipe-fd={read_fd} <&18 >&19 &
+         read line <&19; [ \"$line\" = ready ] || exit 90
+         cat d/served-by i/key/served-by || exit 91
+         kill $!; wait $!; exit 42",
+        work = sandbox.work().display(),
+        fixup = program("autofs-fixup").display(),
+        master = program("reference-master").display(),
+    );
+    let restore =
+        sandbox.command(program("autofs-restore")).args(["--init", "-i"]).arg(sandbox.path("image"));
+    let before = sandbox.mountinfo();
+    let restored = restore.args(["-o"]).arg(sandbox.path("stage")).args(["--", "bash", "-c", &script]).run();
+    let restored = restored.assert_code(42).assert_stderr_contains("all is connected");
+    assert_eq!(restored.stdout.lines().count(), 2, "{}", restored.stdout);
+    assert_eq!(sandbox.mountinfo(), before, "nothing is mounted outside of the fresh namespace");
+    sandbox.close()
+}
+
+#[test]
+fn the_fresh_namespace_ends_when_no_master_comes() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let master = sandbox.master(MasterOptions::new().direct("d"))?;
+    let image = dump(&sandbox);
+    master.kill()?;
+    sandbox.run(["umount", &sandbox.path("d").to_string_lossy()]).assert_success();
+    let before = sandbox.mountinfo();
+    let restore =
+        sandbox.command(program("autofs-restore")).args(["--init", "--timeout=0.3", "--", "sleep", "1000"]);
+    let restored = restore.stdin(image).run();
+    restored.assert_code(1).assert_stderr_contains("the fresh namespace was ended");
+    assert_eq!(sandbox.mountinfo(), before);
+    sandbox.close()
+}
+
+#[test]
+fn a_dead_masters_mounts_are_adopted_for_a_new_one() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let master = sandbox.master(MasterOptions::new().direct("d").indirect("i"))?;
+    master.kill()?;
+    let image = dump(&sandbox);
+    assert!(read(&image).superblocks.iter().all(|superblock| superblock.state == State::Orphaned), "{image}");
+    let fifo = sandbox.outside(sandbox.path("stage"));
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
+    let script =
+        format!("exec {} -p {} > {}", program("autofs-restore").display(), sandbox.pid(), fifo.display());
+    let restore = TestCommand::new("sh").args(["-c", &script]).stdin(&*image).spawn();
+    let stage: Stage = doc::parse(std::fs::read_to_string(&fifo)?.as_bytes(), "the stage document")?;
+    let name = stage.segment.context("no segment")?.name;
+    let fixup = program("autofs-fixup").into_os_string();
+    let options = MasterOptions::new().via([fixup, "--exec".into(), "--".into()]);
+    let mut new = sandbox.master(options.env("AUTOFS_CR_SEGMENT", name).arg("--pipe-fd=3"))?;
+    restore.finish().assert_success();
+    sandbox.touch(sandbox.path("d"))?;
+    sandbox.touch(sandbox.path("i/key"))?;
+    new.assert_undisturbed();
+    sandbox.close()
+}
