@@ -29,7 +29,8 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use cli::Cli;
 use collect::Collected;
-use contents::Contents;
+use contents::{Contents, Means};
+use groups::Groups;
 
 /// The name of this tool in messages.
 const TOOL: &str = "autofs-dump";
@@ -57,15 +58,25 @@ fn run(cli: &Cli) -> Result<Exit> {
 }
 
 fn image(cli: &Cli, proc: &Proc, collected: &Collected, voice: Voice) -> Result<Image> {
-    if collected.report.superblocks.is_empty() {
+    let Collected { report, namespace, target } = collected;
+    if report.superblocks.is_empty() {
         voice.note("no autofs mount is there");
-        return Ok(build::build(&collected.report, &Contents::default(), &groups::Groups::default())?);
+        return Ok(build::outline(report, &Groups::default())?.fill(Contents::default()));
     }
     let control = control_device()?;
-    refuse::check(&collected.report, &collected.namespace)?;
+    refuse::check(report, namespace)?;
     let groups = groups::find(proc, collected)?;
-    let contents = contents::read(proc, collected, &control, cli.timeout, voice)?;
-    Ok(build::build(&collected.report, &contents, &groups)?)
+    let mut plan = contents::plan(report)?;
+    let reading = plan.start(Means { target, control: &control, timeout: cli.timeout })?;
+    // Meanwhile the children read.
+    let outline = build::outline(report, &groups)?;
+    let found = reading.finish()?;
+    if !found.pending.is_empty() {
+        // A root that is not found may also have been unmounted.
+        collect::check_mounts(proc, report, target)?;
+    }
+    found.pending.iter().for_each(|place| voice.warn(place));
+    Ok(outline.fill(found.contents))
 }
 
 /// What the contents are read through.

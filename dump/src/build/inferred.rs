@@ -6,12 +6,15 @@ use autofs_cr_common::doc::Report;
 use autofs_cr_common::doc::report::Mount;
 use autofs_cr_common::model::{Device, TextPath};
 
+/// Directories inside superblocks.
+pub type Inferred = BTreeMap<Device, BTreeSet<TextPath>>;
+
 /// The directories inside each superblock that its mounts tell of.
-pub fn directories(report: &Report) -> BTreeMap<Device, BTreeSet<TextPath>> {
+pub fn directories(report: &Report) -> Inferred {
     let mounts: HashMap<u64, &Mount> = report.mounts.iter().map(|mount| (mount.id, mount)).collect();
     let content = report.content.iter().map(|content| (content.parent, &content.mount_point));
     let nested = report.mounts.iter().map(|mount| (mount.parent, &mount.mount_point));
-    let mut found: BTreeMap<Device, BTreeSet<TextPath>> = BTreeMap::new();
+    let mut found = Inferred::new();
     for (parent, place) in content.chain(nested) {
         let Some(parent) = mounts.get(&parent) else { continue };
         for path in path_and_parents(parent, place) {

@@ -1,4 +1,5 @@
-//! Stage 5: the image, as a pure function of what the stages before found.
+//! Stage 5: the image, as a pure function of what the stages before found. Most of it can be built
+//! while the contents are still being read.
 
 mod inferred;
 mod masters;
@@ -9,10 +10,12 @@ use std::collections::HashMap;
 use autofs_cr_common::doc::image::{Directory, End, Mode, Superblock, Symlink};
 use autofs_cr_common::doc::report;
 use autofs_cr_common::doc::{Format, Image, Report};
-use autofs_cr_common::model::{Device, Pid, State};
+use autofs_cr_common::model::{Device, Pid, State, TextPath};
 
-use crate::contents::{Contents, Inside};
+use crate::contents::Contents;
 use crate::groups::Groups;
+use inferred::Inferred;
+use masters::Masters;
 
 /// The permission bits of a directory that is covered by a mount, so that they cannot be seen:
 /// automount(8) makes its directories with these.
@@ -29,30 +32,41 @@ pub enum BuildError {
     NoPipe(Device, State),
 }
 
-/// Builds the image.
-pub fn build(report: &Report, contents: &Contents, groups: &Groups) -> Result<Image, BuildError> {
-    let inferred = inferred::directories(report);
-    let masters = masters::Masters::of(report, groups)?;
-    let nothing = Inside::default();
-    let superblock = |found: &report::Superblock| {
-        let mut inside = contents.get(&found.device).unwrap_or(&nothing).clone();
-        for path in inferred.get(&found.device).into_iter().flatten() {
-            inside.directories.entry(path.clone()).or_insert(None);
-        }
-        superblock(report, found, inside, &masters, groups)
-    };
-    let superblocks = report.superblocks.iter().map(superblock).collect();
-    let masters = masters.into_list(report);
-    Ok(Image { format: Format::CURRENT, masters, superblocks, mounts: mounts::ordered(report) })
+/// An image without what is inside the superblocks.
+pub struct Outline {
+    image: Image,
+    /// Directories of which other mounts tell.
+    inferred: Inferred,
 }
 
-fn superblock(
-    report: &Report,
-    found: &report::Superblock,
-    inside: Inside,
-    masters: &masters::Masters,
-    groups: &Groups,
-) -> Superblock {
+/// Builds all of the image that the report alone tells.
+pub fn outline(report: &Report, groups: &Groups) -> Result<Outline, BuildError> {
+    let masters = Masters::of(report, groups)?;
+    let superblock = |found| superblock(report, found, &masters, groups);
+    let superblocks = report.superblocks.iter().map(superblock).collect();
+    let mounts = mounts::ordered(report);
+    let image = Image { format: Format::CURRENT, masters: masters.into_list(report), superblocks, mounts };
+    Ok(Outline { image, inferred: inferred::directories(report) })
+}
+
+impl Outline {
+    /// Adds what is inside the superblocks.
+    pub fn fill(mut self, mut contents: Contents) -> Image {
+        for superblock in &mut self.image.superblocks {
+            let mut inside = contents.remove(&superblock.device).unwrap_or_default();
+            for path in self.inferred.remove(&superblock.device).unwrap_or_default() {
+                inside.directories.entry(path).or_insert(None);
+            }
+            superblock.inode = inside.inode;
+            superblock.directories = inside.directories.into_iter().map(directory).collect();
+            superblock.symlinks =
+                inside.symlinks.into_iter().map(|(path, target)| Symlink { path, target }).collect();
+        }
+        self.image
+    }
+}
+
+fn superblock(report: &Report, found: &report::Superblock, masters: &Masters, groups: &Groups) -> Superblock {
     let is_catatonic = found.state == State::Catatonic;
     let master = found.master.and_then(|pid| report.process(pid));
     Superblock {
@@ -62,14 +76,14 @@ fn superblock(
         master: masters.id_of(found.device).map(str::to_owned),
         pipe: found.pipe.filter(|_| !is_catatonic),
         pgrp: other_group(found, master, groups),
-        inode: inside.inode,
-        directories: inside.directories.into_iter().map(directory).collect(),
-        symlinks: inside.symlinks.into_iter().map(|(path, target)| Symlink { path, target }).collect(),
+        inode: None,
+        directories: Vec::new(),
+        symlinks: Vec::new(),
         control_fds: master.map_or_else(Vec::new, |master| control_fds(master, found.device)),
     }
 }
 
-fn directory((path, mode): (autofs_cr_common::model::TextPath, Option<u32>)) -> Directory {
+fn directory((path, mode): (TextPath, Option<u32>)) -> Directory {
     Directory { path, mode: Mode(mode.unwrap_or(COVERED_MODE)) }
 }
 

@@ -2,29 +2,24 @@
 //!
 //! Their roots are opened by a walk, which blocks for ever where a request is pending on a direct
 //! root. So a child does it, which is killed when it makes no progress; another one goes on behind the
-//! place that it was stuck at. Superblocks of which it is known that a request waits are not walked.
+//! place that it was stuck at. Several children share the work. Superblocks of which it is known that a request waits are not walked.
 
+mod part;
 mod place;
 mod wire;
 mod worker;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use autofs_cr_common::channel::ChannelError;
-use autofs_cr_common::child::Child;
-use autofs_cr_common::cli::Voice;
+use anyhow::{Context, Result};
 use autofs_cr_common::doc::Report;
 use autofs_cr_common::doc::report::RequestKind;
 use autofs_cr_common::model::{Device, MountType, TextPath};
-use autofs_cr_common::proc::Proc;
-use autofs_cr_common::sys::autofs::ControlDevice;
 
-use crate::collect::{self, Collected};
-use place::{Place, PlaceFile};
-use wire::{Batch, Item};
+pub use part::Means;
+use part::Part;
+use place::Place;
 
 /// What is inside each superblock.
 pub type Contents = BTreeMap<Device, Inside>;
@@ -47,35 +42,64 @@ pub struct Job {
     path: CString,
 }
 
-/// Looks into all superblocks.
-pub fn read(
-    proc: &Proc,
-    collected: &Collected,
-    control: &ControlDevice,
-    timeout: Duration,
-    voice: Voice,
-) -> Result<Contents> {
-    let (jobs, mut contents) = jobs(&collected.report)?;
-    let avoid = pending_keys(&collected.report);
-    let mut reading = Reading { jobs, avoid, done: Vec::new(), pending: Vec::new() };
-    while reading.done.len() < reading.jobs.len() {
-        if let Some(place) = reading.run_child(collected, control, timeout)? {
-            reading.pending.push(place.clone());
-            reading.avoid.insert((reading.jobs[place.job].device, place.path));
+/// What is to be looked into, and what is known before.
+pub struct Plan {
+    jobs: Vec<Job>,
+    known: Contents,
+    /// Keys that are not walked to.
+    avoid: HashSet<(Device, Vec<u8>)>,
+}
+
+/// Plans the reading of all superblocks of a report.
+pub fn plan(report: &Report) -> Result<Plan> {
+    let (jobs, known) = jobs(report)?;
+    Ok(Plan { jobs, known, avoid: pending_keys(report) })
+}
+
+/// Children that read, side by side.
+pub struct Reading<'a> {
+    parts: Vec<(&'a [Job], Part<'a>)>,
+    known: Contents,
+}
+
+/// What was read.
+pub struct Found {
+    /// What is inside the superblocks.
+    pub contents: Contents,
+    /// A sentence for each place that a pending request kept from being read.
+    pub pending: Vec<String>,
+}
+
+impl Plan {
+    /// Starts the children.
+    pub fn start<'a>(&'a mut self, means: Means<'a>) -> Result<Reading<'a>> {
+        let known = std::mem::take(&mut self.known);
+        let parts = self.jobs.chunks(part_size(self.jobs.len()));
+        let start = |jobs| Ok((jobs, Part::start(means, jobs, self.avoid.clone())?));
+        Ok(Reading { parts: parts.map(start).collect::<Result<_>>()?, known })
+    }
+}
+
+impl Reading<'_> {
+    /// Waits for all that the children find.
+    pub fn finish(self) -> Result<Found> {
+        let mut found = Found { contents: self.known, pending: Vec::new() };
+        for (jobs, part) in self.parts {
+            let (done, stuck) = part.finish()?;
+            found.contents.extend(jobs.iter().map(|job| job.device).zip(done));
+            found.pending.extend(stuck.iter().map(|place| describe(&jobs[place.job], place)));
         }
+        Ok(found)
     }
-    if !reading.pending.is_empty() {
-        // A root that is not found may also have been unmounted.
-        collect::check_mounts(proc, &collected.report, &collected.target)?;
-    }
-    // A superblock that was begun anew may have told of a place twice.
-    reading.pending.sort_unstable();
-    reading.pending.dedup();
-    for place in &reading.pending {
-        voice.warn(reading.describe(place));
-    }
-    contents.extend(reading.jobs.iter().map(|job| job.device).zip(reading.done));
-    Ok(contents)
+}
+
+/// Fewer superblocks than this are not worth a child of their own.
+const SMALLEST_PART: usize = 512;
+
+/// How many superblocks each child reads: as many children as there are processors.
+fn part_size(jobs: usize) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    jobs.div_ceil(processors).max(SMALLEST_PART)
 }
 
 /// The superblocks to walk to, and what is known of those that must not be.
@@ -119,99 +143,14 @@ fn pending_keys(report: &Report) -> HashSet<(Device, Vec<u8>)> {
         .collect()
 }
 
-struct Reading {
-    jobs: Vec<Job>,
-    /// What is not walked to: places inside superblocks, and with an empty path their roots.
-    avoid: HashSet<(Device, Vec<u8>)>,
-    /// The results of the first jobs.
-    done: Vec<Inside>,
-    /// Where a request turned out to be pending.
-    pending: Vec<Place>,
-}
-
-impl Reading {
-    /// Goes on with the jobs that are not done; returns where the child got stuck, if it did.
-    fn run_child(
-        &mut self,
-        collected: &Collected,
-        control: &ControlDevice,
-        timeout: Duration,
-    ) -> Result<Option<Place>> {
-        let place = PlaceFile::new().context("cannot make a file in memory")?;
-        let first = self.done.len();
-        let mut child = Child::spawn(|channel| {
-            worker::run(&channel, &place, &collected.target, control, &self.jobs, first, &self.avoid)
-        })
-        .context("cannot start a child process")?;
-        let mut seen = None;
-        let mut inside = Inside::default();
-        while self.done.len() < self.jobs.len() {
-            match child.receive::<Batch>(Some(Instant::now() + timeout)) {
-                Ok((batch, _)) => self.take(batch, &mut inside)?,
-                Err(ChannelError::TimedOut) => {
-                    let now = place.read().context("cannot read a file in memory")?;
-                    if seen.as_ref() == Some(&now) {
-                        child.kill();
-                        return self.stuck(now).map(Some);
-                    }
-                    seen = Some(now);
-                }
-                Err(ChannelError::Closed) => {
-                    bail!("the child process that reads the contents ended too early")
-                }
-                Err(error) => {
-                    return Err(error).context("cannot speak to the child process that reads the contents");
-                }
-            }
-        }
-        child.wait().context("cannot wait for a child process")?;
-        Ok(None)
-    }
-
-    fn stuck(&self, place: Option<Place>) -> Result<Place> {
-        match place {
-            Some(place) if place.job < self.jobs.len() => Ok(place),
-            _ => bail!("the child process that reads the contents did not enter the namespaces in time"),
-        }
-    }
-
-    fn take(&mut self, batch: Batch, inside: &mut Inside) -> Result<()> {
-        for item in batch {
-            match item {
-                Item::Root(inode) => inside.inode = Some(inode),
-                Item::Directory(path, mode) => drop(inside.directories.insert(path, mode)),
-                Item::Symlink(path, target) => drop(inside.symlinks.insert(path, target)),
-                Item::Pending(path) => {
-                    let place = Place { job: self.done.len(), path: path.as_bytes().to_vec() };
-                    self.pending.push(place);
-                }
-                Item::End => self.done.push(std::mem::take(inside)),
-                Item::Failed(what, errno) => return Err(self.failed(&what, errno)),
-            }
-        }
-        Ok(())
-    }
-
-    fn failed(&self, what: &str, errno: i32) -> anyhow::Error {
-        let error = std::io::Error::from_raw_os_error(errno);
-        match self.jobs.get(self.done.len()) {
-            Some(job) => {
-                anyhow::anyhow!("cannot {what} of {} (device {}): {error}", shown(job), job.device)
-            }
-            None => anyhow::anyhow!("cannot {what}: {error}"),
-        }
-    }
-
-    fn describe(&self, place: &Place) -> String {
-        let job = &self.jobs[place.job];
-        let path = TextPath::from_bytes(place.path.clone());
-        let key = if place.path.is_empty() { String::new() } else { format!("/{path}") };
-        format!(
-            "a request for {}{key} (device {}) is pending, so nobody may look into it: what is there is taken from the mounts below it",
-            shown(job),
-            job.device,
-        )
-    }
+fn describe(job: &Job, place: &Place) -> String {
+    let path = TextPath::from_bytes(place.path.clone());
+    let key = if place.path.is_empty() { String::new() } else { format!("/{path}") };
+    format!(
+        "a request for {}{key} (device {}) is pending, so nobody may look into it: what is there is taken from the mounts below it",
+        shown(job),
+        job.device,
+    )
 }
 
 fn shown(job: &Job) -> TextPath {

@@ -22,6 +22,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, StatxFlags, openat, re
 use rustix::io::Errno;
 
 use super::Job;
+use super::part::Means;
 use super::place::PlaceFile;
 use super::wire::{Item, Sender};
 
@@ -32,15 +33,15 @@ const DIRECTORY_BUFFER: usize = 32 << 10;
 pub fn run(
     channel: &Channel,
     place: &PlaceFile,
-    target: &Target,
-    control: &ControlDevice,
+    means: Means<'_>,
     jobs: &[Job],
     first: usize,
     avoid: &HashSet<(Device, Vec<u8>)>,
 ) -> anyhow::Result<()> {
-    let mut worker = Worker { place, control, avoid, sender: Sender::new(channel), buffer: Vec::new() };
+    let mut worker =
+        Worker { place, control: means.control, avoid, sender: Sender::new(channel), buffer: Vec::new() };
     worker.buffer.reserve_exact(DIRECTORY_BUFFER);
-    let done = worker.all(target, jobs, first);
+    let done = worker.all(means.target, jobs, first);
     if let Err(Stop::Failed(what, error)) = done {
         let errno = error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
         worker.sender.push(Item::Failed(what.to_owned(), errno))?;
