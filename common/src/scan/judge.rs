@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::holders::Holders;
+use super::processes;
 use super::tables::Tables;
 use crate::doc::report::{Process, Superblock};
 use crate::model::{Device, KernelPipe, Pid, State, SuperOptions};
@@ -119,7 +120,8 @@ impl Judge<'_> {
                 holder.command, holder.pid
             )),
             None if unseen > 0 || groups.incomplete => Verdict::unknown(&format!(
-                "no visible process holds the read end of pipe {pipe}, but the descriptors of {unseen} processes are not visible"
+                "no visible process holds the read end of pipe {pipe}, but the descriptors of {} are not visible",
+                processes(unseen)
             )),
             None => {
                 let fate = if is_alive { "lives" } else { "is gone" };
@@ -144,7 +146,8 @@ impl Judge<'_> {
         }
         let unseen = self.holders.unseen.len();
         if unseen > 0 {
-            hidden.push(format!("the descriptors of {unseen} processes of other users (root may see them)"));
+            hidden
+                .push(format!("the descriptors of {} of other users (root may see them)", processes(unseen)));
         }
         if self.groups.as_ref().is_some_and(|groups| groups.incomplete) {
             hidden.push(format!("some processes: {} does not show all of them", self.proc.path().display()));

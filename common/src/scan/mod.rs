@@ -109,3 +109,11 @@ fn reader(proc: &Proc) -> Result<Option<Pid>, ScanError> {
 fn read_error(proc: &Proc, file: &str, source: io::Error) -> ScanError {
     ScanError::Read { path: proc.path().join(file).display().to_string(), source }
 }
+
+/// A number of processes, for people.
+fn processes(count: usize) -> String {
+    if count == 1 { "1 process".to_owned() } else { format!("{count} processes") }
+}
+
+#[cfg(test)]
+mod tests;

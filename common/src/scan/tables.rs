@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 
 use super::tree::Tree;
-use super::{ScanError, Scope, read_error};
+use super::{ScanError, Scope, processes, read_error};
 use crate::doc::report::{Content, Mount, Namespace};
 use crate::model::{Device, KernelPipe, Pid, SuperOptions, TextPath};
 use crate::proc::mountinfo::{Line, lines, unescape};
@@ -114,7 +114,8 @@ fn all_views(proc: &Proc, pids: &[Pid], hidden: &mut Vec<String>) -> Result<Vec<
     }
     if unreadable > 0 {
         hidden.push(format!(
-            "the mount namespaces of {unreadable} processes of other users (root may see them)"
+            "the mount namespaces of {} of other users (root may see them)",
+            processes(unreadable)
         ));
     }
     Ok(views)

@@ -1,0 +1,216 @@
+//! The scan on trees that look like /proc. What needs a kernel is in the integration tests.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::doc::report::Superblock;
+use crate::model::State;
+
+/// A tree that looks like /proc.
+struct Tree(TempDir);
+
+const AUTOFS: &str = "40 1 0:45 / /net rw,relatime - autofs auto.net rw,fd=4,pgrp=50,timeout=5,minproto=5,maxproto=5,indirect,pipe_ino=900\n";
+
+impl Tree {
+    /// With process 1, whose mounts these are.
+    fn new(mountinfo: &[u8]) -> Self {
+        let tree = Self(tempfile::tempdir().expect("a directory"));
+        tree.process(1, 1, "init");
+        fs::write(tree.path(1, "mountinfo"), mountinfo).expect("written");
+        tree
+    }
+
+    fn path(&self, pid: u32, name: &str) -> PathBuf {
+        self.0.path().join(pid.to_string()).join(name)
+    }
+
+    fn process(&self, pid: u32, group: u32, command: &str) -> &Self {
+        for directory in ["fd", "fdinfo", "ns"] {
+            fs::create_dir_all(self.path(pid, directory)).expect("made");
+        }
+        let stat = format!("{pid} ({command}) S 1 {group} 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 7{pid} 0 0\n");
+        fs::write(self.path(pid, "stat"), stat).expect("written");
+        let status = format!("NSpid:\t{pid}\nNSpgid:\t{group}\nNSsid:\t1\n");
+        fs::write(self.path(pid, "status"), status).expect("written");
+        symlink("mnt:[4026531841]", self.path(pid, "ns/mnt")).expect("linked");
+        symlink("pid:[4026531836]", self.path(pid, "ns/pid")).expect("linked");
+        symlink("/", self.path(pid, "root")).expect("linked");
+        self
+    }
+
+    fn fd(&self, pid: u32, fd: u32, link: &[u8], info: &str) -> &Self {
+        symlink(std::ffi::OsStr::from_bytes(link), self.path(pid, &format!("fd/{fd}"))).expect("linked");
+        fs::write(self.path(pid, &format!("fdinfo/{fd}")), info).expect("written");
+        self
+    }
+
+    fn reader(&self, pid: u32) -> &Self {
+        self.fd(pid, 3, b"pipe:[900]", "pos:\t0\nflags:\t02004000\nmnt_id:\t15\n")
+    }
+
+    /// The descriptors of a process cannot be listed.
+    fn hide(&self, pid: u32) -> &Self {
+        fs::remove_dir_all(self.path(pid, "fd")).expect("removed");
+        fs::write(self.path(pid, "fd"), "").expect("written");
+        self
+    }
+
+    fn scan(&self) -> Report {
+        let proc = Proc::at(self.0.path()).expect("opened");
+        scan(&proc, Scope::Of(Pid::new(1).expect("a pid"))).expect("scanned")
+    }
+
+    fn only(&self) -> Superblock {
+        let mut report = self.scan();
+        assert_eq!(report.superblocks.len(), 1);
+        report.superblocks.remove(0)
+    }
+
+    fn error(&self) -> String {
+        let proc = Proc::at(self.0.path()).expect("opened");
+        scan(&proc, Scope::Of(Pid::new(1).expect("a pid"))).expect_err("an error").to_string()
+    }
+}
+
+#[test]
+fn the_leader_of_the_group_is_the_master_or_else_the_lowest() {
+    let tree = Tree::new(AUTOFS.as_bytes());
+    tree.process(49, 50, "child").reader(49).process(51, 50, "other").reader(51);
+    let found = tree.only();
+    assert_eq!((found.state, found.master), (State::Connected, Pid::new(49)));
+    tree.process(50, 50, "automount").reader(50);
+    assert_eq!(tree.only().master, Pid::new(50));
+    assert_eq!(tree.only().reason, "connected: automount[50] reads pipe 900");
+}
+
+#[test]
+fn a_write_end_or_a_mere_place_does_not_serve() {
+    let tree = Tree::new(AUTOFS.as_bytes());
+    tree.process(50, 50, "automount");
+    tree.fd(50, 4, b"pipe:[900]", "flags:\t01\nmnt_id:\t15\n");
+    tree.fd(50, 5, b"pipe:[900]", "flags:\t010000000\nmnt_id:\t15\n");
+    let found = tree.only();
+    assert_eq!(found.state, State::Orphaned);
+    assert_eq!(
+        found.reason,
+        "orphaned: no process holds the read end of pipe 900; its process group 50 lives"
+    );
+    assert_eq!(tree.scan().processes[0].pipe_ends.len(), 1);
+}
+
+#[test]
+fn nothing_is_called_orphaned_while_something_is_hidden() {
+    let tree = Tree::new(AUTOFS.as_bytes());
+    tree.process(60, 60, "secret").hide(60);
+    let report = tree.scan();
+    assert_eq!(report.superblocks[0].state, State::Unknown);
+    assert_eq!(report.hidden, ["the descriptors of 1 process of other users (root may see them)"]);
+    tree.process(50, 50, "automount").reader(50);
+    assert_eq!(tree.only().state, State::Connected, "what is seen is enough");
+}
+
+#[test]
+fn a_delegate_is_only_sure_when_the_group_is_seen() {
+    let tree = Tree::new(AUTOFS.as_bytes());
+    tree.process(70, 70, "delegate").reader(70).process(60, 60, "secret").hide(60);
+    let found = tree.only();
+    assert_eq!((found.state, found.master), (State::Delegated, Pid::new(70)));
+    tree.process(50, 50, "automount").hide(50);
+    let found = tree.only();
+    assert_eq!((found.state, found.master), (State::Unknown, None));
+    assert!(found.reason.contains("of its process group 50 are not visible"), "{}", found.reason);
+}
+
+#[test]
+fn without_process_1_not_all_are_shown() {
+    let tree = Tree::new(AUTOFS.as_bytes());
+    fs::rename(tree.0.path().join("1"), tree.0.path().join("2")).expect("renamed");
+    let proc = Proc::at(tree.0.path()).expect("opened");
+    let report = scan(&proc, Scope::Of(Pid::new(2).expect("a pid"))).expect("scanned");
+    assert_eq!(report.superblocks[0].state, State::Unknown);
+    assert!(report.hidden[0].contains("does not show all of them"), "{:?}", report.hidden);
+}
+
+#[test]
+fn a_kernel_that_shows_no_pipe_leaves_the_state_unknown() {
+    let tree = Tree::new(AUTOFS.replace(",pipe_ino=900", "").as_bytes());
+    tree.process(50, 50, "automount").reader(50);
+    let report = tree.scan();
+    assert_eq!((report.superblocks[0].state, report.superblocks[0].pipe), (State::Unknown, None));
+    assert!(report.superblocks[0].reason.contains("pipe_ino is missing in mountinfo"));
+    assert_eq!(report.hidden, ["the pipes of the mounts: this kernel shows no pipe_ino in mountinfo"]);
+    let catatonic = Tree::new(AUTOFS.replace("fd=4", "fd=-1").replace(",pipe_ino=900", "").as_bytes());
+    assert_eq!(catatonic.only().state, State::Catatonic);
+}
+
+#[test]
+fn a_group_that_is_not_visible_is_said() {
+    let tree = Tree::new(AUTOFS.replace("pgrp=50", "pgrp=0").as_bytes());
+    assert!(tree.only().reason.contains("its process group is not visible from this pid namespace"));
+    tree.process(50, 50, "automount").reader(50);
+    let found = tree.only();
+    assert_eq!((found.state, found.pgrp), (State::Unknown, None));
+    assert!(found.reason.starts_with("unknown: automount[50] reads pipe 900, but"), "{}", found.reason);
+}
+
+#[test]
+fn control_fds_are_found_by_their_mount_and_odd_bytes_survive() {
+    let line = AUTOFS.replace("/net", "/n\\040\\012");
+    let mut mountinfo = Vec::new();
+    for byte in line.bytes() {
+        mountinfo.extend_from_slice(if byte == b'n' && mountinfo.ends_with(b"/") {
+            b"n\xff"
+        } else {
+            std::slice::from_ref(&byte)
+        });
+    }
+    let tree = Tree::new(&mountinfo);
+    tree.process(50, 50, "automount").reader(50);
+    tree.fd(50, 7, b"/n\xff \n", "flags:\t02200000\nmnt_id:\t40\n");
+    tree.fd(50, 8, b"/n\xff \n/key", "flags:\t02200000\nmnt_id:\t40\n");
+    tree.fd(50, 9, b"/n\xff \n", "flags:\t012200000\nmnt_id:\t40\n");
+    let report = tree.scan();
+    assert_eq!(report.mounts[0].mount_point.as_bytes(), b"/n\xff \n");
+    let fds: Vec<i32> = report.processes[0].control_fds.iter().map(|control| control.fd).collect();
+    assert_eq!(fds, [7], "neither what is inside nor what is only a place");
+    assert!(report.processes[0].control_fds[0].flags.cloexec);
+}
+
+#[test]
+fn mounts_that_make_no_sense_are_named() {
+    let error = Tree::new(b"nonsense\n").error();
+    assert!(error.contains("mounts of process 1: line 1 of mountinfo"), "{error}");
+    let error = Tree::new(AUTOFS.replace("fd=4", "fd=x").as_bytes()).error();
+    assert!(error.contains("autofs mount /net of process 1: autofs option 'fd=x'"), "{error}");
+    let error = Tree::new(AUTOFS.replace("0:45", "0;45").as_bytes()).error();
+    assert!(error.contains("its device number makes no sense"), "{error}");
+}
+
+#[test]
+fn a_process_that_is_not_there_is_named() {
+    let tree = Tree::new(AUTOFS.as_bytes());
+    let proc = Proc::at(tree.0.path()).expect("opened");
+    let error = scan(&proc, Scope::Of(Pid::new(9).expect("a pid"))).expect_err("an error");
+    assert_eq!(error.to_string(), "process 9 does not exist");
+}
+
+#[test]
+fn every_namespace_is_looked_at_once() {
+    let tree = Tree::new(AUTOFS.as_bytes());
+    tree.process(50, 50, "automount").reader(50);
+    fs::write(tree.path(50, "mountinfo"), AUTOFS).expect("written");
+    tree.process(80, 80, "apart");
+    fs::write(tree.path(80, "mountinfo"), AUTOFS.replace("40 1", "90 80")).expect("written");
+    fs::remove_file(tree.path(80, "ns/mnt")).expect("removed");
+    symlink("mnt:[4026539999]", tree.path(80, "ns/mnt")).expect("linked");
+    let proc = Proc::at(tree.0.path()).expect("opened");
+    let report = scan(&proc, Scope::All).expect("scanned");
+    let namespaces: Vec<i32> = report.namespaces.iter().map(|namespace| namespace.process.as_raw()).collect();
+    assert_eq!(namespaces, [1, 80]);
+    assert_eq!((report.mounts.len(), report.superblocks.len()), (2, 1));
+}
