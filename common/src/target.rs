@@ -44,7 +44,7 @@ pub enum TargetError {
         what: &'static str,
     },
     /// Something else failed.
-    #[error("cannot open {what} of process {pid}: {source}")]
+    #[error("cannot open {what} of process {pid}")]
     Io {
         /// The process.
         pid: Pid,

@@ -12,7 +12,7 @@ mod output;
 pub mod report;
 pub mod stage;
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 
 use serde::Serialize;
@@ -34,7 +34,7 @@ pub const END: &str = "...";
 #[derive(Debug, thiserror::Error)]
 pub enum DocError {
     /// It could not be read.
-    #[error("cannot read {name}: {source}")]
+    #[error("cannot read {name}")]
     Read {
         /// The file, or what stands for it.
         name: String,
@@ -42,7 +42,7 @@ pub enum DocError {
         source: io::Error,
     },
     /// It could not be written.
-    #[error("cannot write {name}: {source}")]
+    #[error("cannot write {name}")]
     Write {
         /// The file, or what stands for it.
         name: String,
@@ -86,11 +86,19 @@ pub fn read<D: Kind + DeserializeOwned>(path: Option<&Path>) -> Result<D, DocErr
     }
 }
 
-/// Reads a document from a stream that messages call `name`.
+/// Reads a document from a stream that messages call `name`, up to its end mark: the writer may live on
+/// (restore does), and so may a program between it and us that holds the other end (sudo, timeout).
 pub fn read_from<D: Kind + DeserializeOwned>(stream: impl Read, name: &str) -> Result<D, DocError> {
+    let mut stream = BufReader::with_capacity(1 << 16, stream.take(MAX_SIZE + 1));
     let mut text = Vec::new();
-    let read = stream.take(MAX_SIZE + 1).read_to_end(&mut text);
-    read.map_err(|source| DocError::Read { name: name.to_owned(), source })?;
+    loop {
+        let start = text.len();
+        let read = stream.read_until(b'\n', &mut text);
+        let read = read.map_err(|source| DocError::Read { name: name.to_owned(), source })?;
+        if read == 0 || text[start..].trim_ascii_end() == END.as_bytes() {
+            break;
+        }
+    }
     if text.len() as u64 > MAX_SIZE {
         return Err(DocError::TooLarge { name: name.to_owned() });
     }
@@ -227,6 +235,19 @@ mounts:
 ...
 "#;
         assert_eq!(written(&image), expected);
+    }
+
+    #[test]
+    fn a_stream_is_read_up_to_the_end_mark_only() {
+        struct Open<'a>(&'a [u8]);
+        impl Read for Open<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                assert!(!self.0.is_empty(), "it would wait for more");
+                self.0.read(buffer)
+            }
+        }
+        let text = written(&image());
+        assert_eq!(read_from::<Image>(Open(text.as_bytes()), "a pipe").expect("a whole document"), image());
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub enum ScanError {
     )]
     ForeignProc(String),
     /// Something that must be there cannot be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}")]
     Read {
         /// The file.
         path: String,
@@ -57,7 +57,7 @@ pub enum ScanError {
         source: io::Error,
     },
     /// A mountinfo file makes no sense.
-    #[error("cannot understand the mounts of process {pid}: {source}")]
+    #[error("cannot understand the mounts of process {pid}")]
     MountInfo {
         /// The process.
         pid: Pid,

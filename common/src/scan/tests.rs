@@ -73,7 +73,8 @@ impl Tree {
 
     fn error(&self) -> String {
         let proc = Proc::at(self.0.path()).expect("opened");
-        scan(&proc, Scope::Of(Pid::new(1).expect("a pid"))).expect_err("an error").to_string()
+        let error = scan(&proc, Scope::Of(Pid::new(1).expect("a pid"))).expect_err("an error");
+        format!("{:#}", anyhow::Error::from(error))
     }
 }
 
