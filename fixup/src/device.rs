@@ -48,7 +48,9 @@ fn inherited() -> anyhow::Result<Option<ControlDevice>> {
 }
 
 /// Moves the device to a number from `lowest` on.
-pub fn move_above(device: &ControlDevice, lowest: i32) -> anyhow::Result<ControlDevice> {
+// By value: the old number is free afterwards.
+#[expect(clippy::needless_pass_by_value)]
+pub fn move_above(device: ControlDevice, lowest: i32) -> anyhow::Result<ControlDevice> {
     let moved = rustix::io::fcntl_dupfd_cloexec(device.as_fd(), lowest);
     Ok(ControlDevice::from_fd(moved.context("cannot copy a descriptor")?))
 }

@@ -48,7 +48,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let device = device::open()?;
     program.try_out()?;
     source.move_above(numbers.above())?;
-    let device = device::move_above(&device, numbers.above())?;
+    let device = device::move_above(device, numbers.above())?;
     let reserved = numbers.reserve(device.as_fd())?;
     // Only now, so that its descriptors have other numbers than the recorded ones.
     let segment = source.open()?;

@@ -290,12 +290,7 @@ impl Live<'_> {
         let roots = self.opener.open(&wanted)?;
         let mut opened = Vec::with_capacity(wanted.len());
         for ((index, device), root) in wanted.into_iter().zip(roots) {
-            let superblock = &self.segment().superblocks()[index];
-            let one = root.context("cannot open the mount").and_then(|root| {
-                let controls = control::open_ones(&self.process, superblock, &mounts, Some(device))?;
-                Ok(Opened { index, device, root, controls })
-            });
-            match one {
+            match self.examine(index, device, root, &mounts) {
                 Ok(one) => opened.push(one),
                 Err(error) => self.fail(index, &error)?,
             }
@@ -306,5 +301,25 @@ impl Live<'_> {
             }
         }
         Ok(opened)
+    }
+
+    /// What is to be done with a superblock that was, or could not be, opened.
+    fn examine(
+        &self,
+        index: usize,
+        device: Device,
+        root: Result<OwnedFd, Errno>,
+        mounts: &Mounts,
+    ) -> anyhow::Result<Opened> {
+        let superblock = &self.segment().superblocks()[index];
+        let root = match root {
+            Ok(root) => root,
+            // The way to it may be blocked by a request that nobody answers; the master's descriptor is not.
+            Err(errno) => control::copy_of(&self.process, superblock, device).ok_or(errno).with_context(
+                || "cannot open the mount (a request that nobody answers may wait there, or on the way)",
+            )?,
+        };
+        let controls = control::open_ones(&self.process, superblock, mounts, Some(device))?;
+        Ok(Opened { index, device, root, controls })
     }
 }

@@ -44,6 +44,14 @@ fn kind(fd: &OwnedFd) -> anyhow::Result<Kind> {
     Ok(if is_null { Kind::Placeholder } else { Kind::Other })
 }
 
+/// A copy of a control fd that the master has on this superblock.
+pub fn copy_of(process: &Process, superblock: &Superblock, device: Device) -> Option<OwnedFd> {
+    superblock.control_fds.iter().find_map(|end| {
+        let fd = process.descriptor(end.fd).ok()??;
+        (kind(&fd).ok()? == Kind::Autofs(device)).then_some(fd)
+    })
+}
+
 /// Those recorded control fds of a superblock that the master has open and that do not show `new`, its
 /// new superblock, yet. One that is open on something unrelated is an error: it is not overwritten. One
 /// that is closed is passed over, as the master does not need it any more.
