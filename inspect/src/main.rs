@@ -29,10 +29,11 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<Exit> {
     let proc = Proc::open().context("cannot open /proc")?;
     let report = scan(&proc, scope(cli))?;
-    notes::tell(&report, Voice::new(TOOL, cli.verbosity));
+    let voice = Voice::new(TOOL, cli.verbosity);
     if cli.check {
-        return check(cli, &report);
+        return check(cli, &report, voice);
     }
+    notes::tell(&report, voice);
     let mut output = open_output(cli)?;
     write(cli, &report, &mut output)?;
     output.finish()?;
@@ -48,11 +49,12 @@ fn scope(cli: &Cli) -> Scope {
 }
 
 /// Silent where all is healthy, so that it can run from cron.
-fn check(cli: &Cli, report: &Report) -> Result<Exit> {
+fn check(cli: &Cli, report: &Report, voice: Voice) -> Result<Exit> {
     let unhealthy = check::unhealthy(report);
     if unhealthy.is_empty() {
         return Ok(Exit::Done);
     }
+    notes::tell(report, voice);
     let mut output = open_output(cli)?;
     for line in &unhealthy {
         writeln!(output, "{line}").map_err(|source| write_error(cli, source))?;

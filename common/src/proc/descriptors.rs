@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, openat, readlinkat_raw, statx};
 use rustix::path::DecInt;
 
-use super::{ProcessDir, for_each_number, number_in_brackets, parse_number};
+use super::{Absence, ProcessDir, absence, for_each_number, number_in_brackets, parse_number};
 use crate::doc::report::Access;
 use crate::model::{Device, FdFlags};
 
@@ -53,13 +53,16 @@ impl<'a> Descriptors<'a> {
     }
 
     /// Calls `found` with each descriptor and what it is open on, in no particular order. One that is
-    /// closed meanwhile is passed over.
+    /// closed meanwhile is passed over. To list them can be allowed where to read the links is not.
     pub fn for_each(&self, mut found: impl FnMut(i32, Target<'_>)) -> io::Result<()> {
         let mut link = [0_u8; LINK_SIZE];
         for_each_number(self.dir.as_fd(), |fd| {
-            if let Ok(length) = readlinkat_raw(&self.dir, DecInt::new(fd), &mut link[..]) {
-                found(fd, Target::of_link(&link[..length]));
+            match readlinkat_raw(&self.dir, DecInt::new(fd), &mut link[..]).map_err(io::Error::from) {
+                Ok(length) => found(fd, Target::of_link(&link[..length])),
+                Err(error) if absence(&error) == Some(Absence::Gone) => {}
+                Err(error) => return Err(error),
             }
+            Ok(())
         })
     }
 

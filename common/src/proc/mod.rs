@@ -61,7 +61,10 @@ impl Proc {
         let dir =
             openat(&self.dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let mut pids = Vec::new();
-        for_each_number(dir.as_fd(), |number| pids.extend(Pid::new(number)))?;
+        for_each_number(dir.as_fd(), |number| {
+            pids.extend(Pid::new(number));
+            Ok(())
+        })?;
         pids.sort_unstable();
         Ok(pids)
     }
@@ -173,13 +176,13 @@ fn parse_number(digits: &[u8]) -> Option<u64> {
 }
 
 /// Calls `found` with each entry of a directory whose name is a number.
-fn for_each_number(dir: BorrowedFd<'_>, mut found: impl FnMut(i32)) -> io::Result<()> {
+fn for_each_number(dir: BorrowedFd<'_>, mut found: impl FnMut(i32) -> io::Result<()>) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(DIRECTORY_BUFFER);
     let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
     while let Some(entry) = entries.next() {
         let number =
             parse_number(entry?.file_name().to_bytes()).and_then(|number| i32::try_from(number).ok());
-        number.into_iter().for_each(&mut found);
+        number.map_or(Ok(()), &mut found)?;
     }
     Ok(())
 }

@@ -17,10 +17,32 @@ pub(super) struct Holders {
     /// Which of `processes` hold the read end of a pipe, by pid.
     pub readers: HashMap<u64, Vec<usize>>,
     /// The processes whose descriptors could not be seen, by pid.
-    pub unseen: Vec<Pid>,
+    pub unseen: Vec<Unseen>,
+}
+
+/// A process whose descriptors could not be seen.
+#[derive(Debug)]
+pub(super) struct Unseen {
+    pub pid: Pid,
+    /// How many pid namespaces it is in, from that of the reader on; the most if that was not seen.
+    pub depth: usize,
+}
+
+impl Unseen {
+    fn new(proc: &Proc, pid: Pid) -> Self {
+        let status = proc.process(pid).and_then(|dir| dir.status());
+        Self { pid, depth: status.map_or(usize::MAX, |status| status.ids.len()) }
+    }
 }
 
 impl Holders {
+    /// How many processes that could not be seen may have to do with a mount at this depth of pid
+    /// namespaces. One that is only in a namespace above cannot be part of what serves it: the kernel
+    /// takes no master from another pid namespace than before.
+    pub fn unseen_from(&self, depth: usize) -> usize {
+        self.unseen.iter().filter(|unseen| unseen.depth >= depth).count()
+    }
+
     /// The processes that hold the read end of a pipe.
     pub fn readers_of(&self, pipe: u64) -> impl Iterator<Item = &Process> {
         self.readers.get(&pipe).into_iter().flatten().map(|&at| &self.processes[at])
@@ -40,7 +62,7 @@ pub(super) fn find(proc: &Proc, pids: &[Pid], reader: Option<Pid>, tables: &Tabl
             Ok(Some(process)) => holders.add(process),
             Err(error) if absence(&error) == Some(Absence::Gone) => {}
             // Whatever else keeps it from being read: it was not seen.
-            Err(_) => holders.unseen.push(pid),
+            Err(_) => holders.unseen.push(Unseen::new(proc, pid)),
         }
     }
     holders

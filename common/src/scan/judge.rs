@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use super::holders::Holders;
 use super::processes;
-use super::tables::Tables;
+use super::tables::{Instance, Tables};
 use crate::doc::report::{Process, Superblock};
-use crate::model::{Device, KernelPipe, Pid, State, SuperOptions};
+use crate::model::{Device, KernelPipe, Pid, State};
 use crate::proc::{Proc, absence};
 
 /// Says of each superblock in which state it is; adds to `hidden` what could not be seen.
@@ -18,7 +18,7 @@ pub(super) fn judge(
     hidden: &mut Vec<String>,
 ) -> Vec<Superblock> {
     let mut judge = Judge { proc, pids, holders, groups: None };
-    let judged = tables.superblocks.iter().map(|(&device, options)| judge.superblock(device, options));
+    let judged = tables.superblocks.iter().map(|(&device, found)| judge.superblock(device, found));
     let judged = judged.collect();
     hidden.extend(judge.hidden(tables));
     judged
@@ -55,9 +55,10 @@ struct Groups {
 }
 
 impl Judge<'_> {
-    fn superblock(&mut self, device: Device, found: &SuperOptions) -> Superblock {
+    fn superblock(&mut self, device: Device, instance: &Instance) -> Superblock {
+        let found = &instance.options;
         let group = Pid::new(found.pgrp);
-        let verdict = self.verdict(group, found);
+        let verdict = self.verdict(group, instance);
         Superblock {
             device,
             options: found.options.clone(),
@@ -73,8 +74,8 @@ impl Judge<'_> {
         }
     }
 
-    fn verdict(&mut self, group: Option<Pid>, found: &SuperOptions) -> Verdict {
-        let pipe = match found.pipe {
+    fn verdict(&mut self, group: Option<Pid>, instance: &Instance) -> Verdict {
+        let pipe = match instance.options.pipe {
             KernelPipe::None => {
                 let reason = "catatonic: the kernel has no pipe to a master".to_owned();
                 return Verdict { state: State::Catatonic, reason, master: None };
@@ -90,7 +91,7 @@ impl Judge<'_> {
         if let Some(master) = master_in(group, self.holders.readers_of(pipe)) {
             return served(State::Connected, master, pipe, "");
         }
-        self.not_connected(pipe, group)
+        self.not_connected(pipe, group, instance.depth)
     }
 
     /// The mount's process group has no id here: it lives in a pid namespace that this one cannot see.
@@ -104,9 +105,9 @@ impl Judge<'_> {
         ))
     }
 
-    fn not_connected(&mut self, pipe: u64, group: Pid) -> Verdict {
+    fn not_connected(&mut self, pipe: u64, group: Pid, depth: usize) -> Verdict {
         let holders = self.holders;
-        let unseen = holders.unseen.len();
+        let unseen = holders.unseen_from(depth);
         let groups = self.groups();
         let is_alive = groups.alive.contains(&group.as_raw());
         let may_hold = groups.incomplete || groups.unseen.contains(&group.as_raw());
@@ -141,13 +142,12 @@ impl Judge<'_> {
 
     fn hidden(&self, tables: &Tables) -> Vec<String> {
         let mut hidden = Vec::new();
-        if tables.superblocks.values().any(|found| found.pipe == KernelPipe::NotShown) {
+        if tables.superblocks.values().any(|found| found.options.pipe == KernelPipe::NotShown) {
             hidden.push("the pipes of the mounts: this kernel shows no pipe_ino in mountinfo".to_owned());
         }
         let unseen = self.holders.unseen.len();
         if unseen > 0 {
-            hidden
-                .push(format!("the descriptors of {} of other users (root may see them)", processes(unseen)));
+            hidden.push(format!("the descriptors of {}", processes(unseen)));
         }
         if self.groups.as_ref().is_some_and(|groups| groups.incomplete) {
             hidden.push(format!("some processes: {} does not show all of them", self.proc.path().display()));
@@ -165,7 +165,7 @@ impl Groups {
                 Ok(stat) if stat.is_dead() => {}
                 Ok(stat) => {
                     groups.alive.insert(stat.group);
-                    if holders.unseen.binary_search(&pid).is_ok() {
+                    if holders.unseen.binary_search_by_key(&pid, |unseen| unseen.pid).is_ok() {
                         groups.unseen.insert(stat.group);
                     }
                 }

@@ -110,9 +110,11 @@ fn read_error(proc: &Proc, file: &str, source: io::Error) -> ScanError {
     ScanError::Read { path: proc.path().join(file).display().to_string(), source }
 }
 
-/// A number of processes, for people.
+/// A number of processes that may not be looked into, for people.
 fn processes(count: usize) -> String {
-    if count == 1 { "1 process".to_owned() } else { format!("{count} processes") }
+    let plural = if count == 1 { "" } else { "es" };
+    let advice = if nix::unistd::geteuid().is_root() { "" } else { " of other users (root may see them)" };
+    format!("{count} process{plural}{advice}")
 }
 
 #[cfg(test)]

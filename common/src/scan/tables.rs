@@ -15,7 +15,7 @@ use crate::proc::{Absence, Proc, ProcessDir, absence};
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     pub namespaces: Vec<Namespace>,
-    pub superblocks: BTreeMap<Device, SuperOptions>,
+    pub superblocks: BTreeMap<Device, Instance>,
     pub mounts: Vec<Mount>,
     pub content: Vec<Content>,
     /// Where in `mounts` a mount id is.
@@ -29,9 +29,20 @@ pub(super) struct Tables {
     places: HashSet<u64>,
 }
 
+/// A superblock.
+#[derive(Debug)]
+pub(super) struct Instance {
+    pub options: SuperOptions,
+    /// In how many pid namespaces the process is through which it was seen, from that of the reader on;
+    /// the least, where it was seen through several.
+    pub depth: usize,
+}
+
 /// One namespace, through one process.
 struct View {
     namespace: Namespace,
+    /// In how many pid namespaces the process is.
+    depth: usize,
     /// The process's root, from the root of the reader; empty for `/`.
     root: Vec<u8>,
     mountinfo: Vec<u8>,
@@ -113,10 +124,7 @@ fn all_views(proc: &Proc, pids: &[Pid], hidden: &mut Vec<String>) -> Result<Vec<
         }
     }
     if unreadable > 0 {
-        hidden.push(format!(
-            "the mount namespaces of {} of other users (root may see them)",
-            processes(unreadable)
-        ));
+        hidden.push(format!("the mount namespaces of {}", processes(unreadable)));
     }
     Ok(views)
 }
@@ -128,7 +136,7 @@ fn read_view(dir: &ProcessDir, pid: Pid) -> io::Result<View> {
     if root == b"/" {
         root.clear();
     }
-    Ok(View { namespace, root, mountinfo })
+    Ok(View { namespace, depth: dir.status()?.ids.len(), root, mountinfo })
 }
 
 /// The namespace of a process.
@@ -173,7 +181,7 @@ impl Tables {
 
     fn add_autofs(&mut self, view: &View, line: &Line<'_>, tree: &Tree<'_>) -> Result<(), String> {
         let device = line.device().ok_or("its device number makes no sense")?;
-        self.add_superblock(device, line)?;
+        self.add_superblock(device, view.depth, line)?;
         let mount = Mount {
             namespace: view.namespace.id,
             id: line.id,
@@ -194,14 +202,20 @@ impl Tables {
         Ok(())
     }
 
-    fn add_superblock(&mut self, device: Device, line: &Line<'_>) -> Result<(), String> {
-        let Entry::Vacant(vacant) = self.superblocks.entry(device) else { return Ok(()) };
+    fn add_superblock(&mut self, device: Device, depth: usize, line: &Line<'_>) -> Result<(), String> {
+        let vacant = match self.superblocks.entry(device) {
+            Entry::Vacant(vacant) => vacant,
+            Entry::Occupied(mut seen) => {
+                seen.get_mut().depth = depth.min(seen.get().depth);
+                return Ok(());
+            }
+        };
         let options = std::str::from_utf8(line.super_options).map_err(|error| error.to_string())?;
         let options = SuperOptions::parse(options).map_err(|error| error.to_string())?;
         if let KernelPipe::Inode(inode) = options.pipe {
             self.pipes.insert(inode);
         }
-        vacant.insert(options);
+        vacant.insert(Instance { options, depth });
         Ok(())
     }
 
