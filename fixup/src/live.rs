@@ -142,6 +142,10 @@ impl Live<'_> {
     fn work(&mut self) -> anyhow::Result<()> {
         loop {
             let seen = self.segment().wake_value();
+            // Before the look at restore, which may have ended since the last one was connected.
+            if self.select(|progress| !progress.is_final())?.is_empty() {
+                return Ok(());
+            }
             self.watch.check()?;
             self.process.check_alive()?;
             let held = self.let_go()?;
@@ -150,9 +154,7 @@ impl Live<'_> {
                 self.select(|progress| matches!(progress, Progress::Pending | Progress::Released))?;
             if !held.is_empty() || (waiting.is_empty() && !ready.is_empty()) {
                 self.connect(&held, ready)?;
-            } else if waiting.is_empty() {
-                return Ok(());
-            } else {
+            } else if !waiting.is_empty() {
                 self.voice.detail(format_args!(
                     "{}: waiting for restore to make {} mounts",
                     self.name(),

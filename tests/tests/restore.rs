@@ -90,10 +90,10 @@ fn a_replaced_mount_is_connected_from_its_first_instant_and_the_master_sees_no_h
     let content = sandbox.read(sandbox.path("a/served-by"))?;
     let restored = restore(&sandbox, &image).arg("--replace").run().assert_success();
     restored.assert_stderr_contains("connect 2");
+    assert_eq!(descriptors(&master), open);
     assert_eq!(lasting(&dump(&sandbox)), lasting(&image), "{image}");
     assert_eq!(sandbox.read(sandbox.path("a/served-by"))?, content, "the content was moved over");
     assert!(sandbox.read(sandbox.path("b/served-by"))?.starts_with(&master.pid_inside().to_string()));
-    assert_eq!(descriptors(&master), open);
     master.assert_undisturbed();
     sandbox.close()
 }
@@ -269,7 +269,7 @@ fn bind_mounts_and_mounts_inside_each_other_come_back_in_their_order() -> Result
     restore_and_fix(&sandbox, &image, &["--replace"]);
     assert_eq!(lasting(&dump(&sandbox)), lasting(&image), "{image}");
     sandbox.touch(&inner)?;
-    sandbox.touch(other.join("key"))?;
+    sandbox.touch(sandbox.path("i/key"))?;
     master.assert_undisturbed();
     second.assert_undisturbed();
     sandbox.close()

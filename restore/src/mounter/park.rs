@@ -1,10 +1,11 @@
 //! A place for what is mounted on a superblock, while that is replaced. It is moved there and back, so
 //! that it stays the same mount, with all that is mounted on it and all that is open in it.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use autofs_cr_common::model::TextPath;
+use autofs_cr_common::model::{Device, TextPath};
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, symlinkat, unlinkat};
 use rustix::mount::{
@@ -13,6 +14,7 @@ use rustix::mount::{
 };
 
 use super::place::Root;
+use super::superblock::device;
 
 /// What mountinfo shows as the source of the place.
 const SOURCE: &str = "autofs-cr-parking";
@@ -30,12 +32,13 @@ pub struct Park {
 }
 
 impl Park {
-    /// Makes the place, in a new directory in the target's root.
-    pub fn open(root: &Root) -> io::Result<Self> {
+    /// Makes the place, in a new directory in the target's root. Its own device number is none of
+    /// `wanted`.
+    pub fn open(root: &Root, wanted: &HashSet<Device>) -> io::Result<Self> {
         let name = format!("autofs-cr-parking-{}", nix::unistd::getpid());
         let folder = make_directory(root, &name)?;
         let place = openat(&folder, &name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-        let mount = tmpfs()?;
+        let mount = tmpfs_besides(wanted)?;
         // A mount under a shared one would take what is parked along into other namespaces.
         let onto = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         let attached = move_mount(&mount, "", &place, "", onto)
@@ -88,6 +91,19 @@ fn make_directory(root: &Root, name: &str) -> io::Result<OwnedFd> {
         }
     }
     Err(last)
+}
+
+/// A tmpfs that does not have one of these device numbers.
+fn tmpfs_besides(wanted: &HashSet<Device>) -> io::Result<OwnedFd> {
+    let mut fillers = Vec::new();
+    loop {
+        let made = tmpfs()?;
+        if !wanted.contains(&device(&made)?) {
+            return Ok(made);
+        }
+        // Kept until another number comes: they are handed out lowest first.
+        fillers.push(made);
+    }
 }
 
 fn tmpfs() -> io::Result<OwnedFd> {

@@ -45,7 +45,8 @@ impl Mounter<'_> {
     /// on what was mounted before.
     fn park_content(&mut self, item: usize, contents: &[Content]) -> anyhow::Result<()> {
         if self.park.is_none() {
-            let opened = Park::open(&self.root);
+            let wanted = self.plan.image.superblocks.iter().map(|superblock| superblock.device).collect();
+            let opened = Park::open(&self.root, &wanted);
             self.park = Some(opened.context("cannot make a place for what is mounted on autofs mounts")?);
         }
         for content in contents.iter().rev() {
