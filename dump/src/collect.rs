@@ -21,6 +21,17 @@ pub struct Collected {
     pub target: Target,
 }
 
+/// The state is no more what the report says.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} of the report is gone or another one; scan anew")]
+pub struct Changed(String);
+
+impl Changed {
+    fn process(pid: Pid) -> Self {
+        Self(format!("process {pid}"))
+    }
+}
+
 /// Reads the report, or makes one.
 pub fn collect(cli: &Cli, proc: &Proc) -> Result<Collected> {
     if cli.input.input.is_some() {
@@ -29,7 +40,7 @@ pub fn collect(cli: &Cli, proc: &Proc) -> Result<Collected> {
     let report = scan(proc, cli.pid.map_or(Scope::Own, Scope::Of))?;
     let namespace = report.namespaces.first().context("the scan found no mount namespace")?.clone();
     let target = Target::open(namespace.process)?;
-    ensure!(target.mount_namespace() == namespace.id, changed(namespace.process));
+    ensure!(target.mount_namespace() == namespace.id, Changed::process(namespace.process));
     Ok(Collected { report, namespace, target })
 }
 
@@ -44,10 +55,6 @@ fn from_input(cli: &Cli, proc: &Proc) -> Result<Collected> {
     check_processes(proc, &report)?;
     check_mounts(proc, &report, &target)?;
     Ok(Collected { report, namespace, target })
-}
-
-fn changed(pid: Pid) -> String {
-    format!("process {pid} of the report is gone or another one; scan anew")
 }
 
 /// The namespace of a process that the caller names.
@@ -73,12 +80,12 @@ fn only_namespace(proc: &Proc, report: &Report) -> Result<(Namespace, Target)> {
         let own = Target::open(Pid::this())?;
         ensure!(
             (own.mount_namespace(), own.pid_namespace()) == (namespace.id, namespace.pid_namespace),
-            changed(namespace.process)
+            Changed::process(namespace.process)
         );
         namespace.process = Pid::this();
     }
     let target = Target::open(namespace.process)?;
-    ensure!(target.mount_namespace() == namespace.id, changed(namespace.process));
+    ensure!(target.mount_namespace() == namespace.id, Changed::process(namespace.process));
     Ok((namespace, target))
 }
 
@@ -140,7 +147,7 @@ fn check_processes(proc: &Proc, report: &Report) -> Result<()> {
     masters.sort_unstable();
     masters.dedup();
     for process in masters.into_iter().filter_map(|master| report.process(master)) {
-        ensure!(is_same(proc, process.pid, process.start_time)?, changed(process.pid));
+        ensure!(is_same(proc, process.pid, process.start_time)?, Changed::process(process.pid));
     }
     Ok(())
 }
@@ -164,7 +171,7 @@ pub fn check_mounts(proc: &Proc, report: &Report, target: &Target) -> Result<()>
         })
     };
     match report.mounts.iter().find(|mount| !is_there(mount)) {
-        Some(gone) => bail!("mount '{}' of the report is gone or another one; scan anew", gone.mount_point),
+        Some(gone) => bail!(Changed(format!("mount '{}'", gone.mount_point))),
         None => Ok(()),
     }
 }

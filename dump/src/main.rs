@@ -28,12 +28,15 @@ use clap::Parser;
 use rustix::thread::{CapabilitySet, capabilities};
 
 use cli::Cli;
-use collect::Collected;
+use collect::{Changed, Collected};
 use contents::{Contents, Means};
 use groups::Groups;
 
 /// The name of this tool in messages.
 const TOOL: &str = "autofs-dump";
+
+/// How often it scans before it gives up on a state that changes all the time.
+const MOST_TRIES: usize = 5;
 
 fn main() -> ExitCode {
     conclude(TOOL, run(&Cli::parse()))
@@ -41,9 +44,8 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<Exit> {
     let proc = Proc::open().context("cannot open /proc")?;
-    let collected = collect::collect(cli, &proc)?;
     let voice = Voice::new(TOOL, cli.verbosity);
-    let image = image(cli, &proc, &collected, voice)?;
+    let image = settled_image(cli, &proc, voice)?;
     // Only now, so that a dump that fails leaves a file as it was.
     let mut output = Output::open(cli.output.output.as_deref())?;
     doc::write(&image, &mut output).map_err(|source| DocError::Write { name: cli.output_name(), source })?;
@@ -55,6 +57,20 @@ fn run(cli: &Cli) -> Result<Exit> {
         image.masters.len()
     ));
     Ok(Exit::Done)
+}
+
+/// The image. What changes while it is looked at is looked at again, where that is for this tool to do.
+fn settled_image(cli: &Cli, proc: &Proc, voice: Voice) -> Result<Image> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match collect::collect(cli, proc).and_then(|collected| image(cli, proc, &collected, voice)) {
+            Err(error) if error.is::<Changed>() && cli.input.input.is_none() && tries < MOST_TRIES => {
+                voice.detail(format_args!("{error}"));
+            }
+            result => return result,
+        }
+    }
 }
 
 fn image(cli: &Cli, proc: &Proc, collected: &Collected, voice: Voice) -> Result<Image> {
