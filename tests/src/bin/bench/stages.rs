@@ -1,0 +1,170 @@
+//! The stages, each with its floor, round by round.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use autofs_cr_tests::sandbox::program;
+
+use crate::cli::Loop;
+use crate::floor;
+use crate::measure::{Measured, Run};
+use crate::table::{Results, Sample, Stage};
+use crate::world::World;
+
+/// How often a run is tried. Device numbers are the machine's: anything that mounts in the same moment
+/// can take one that the restore needs, which is then refused and undone.
+const ATTEMPTS: usize = 3;
+
+/// Measures all stages with this many mounts.
+pub fn measure(mounts: usize, runs: usize, results: &mut Results) -> Result<()> {
+    let world = World::new(mounts)?;
+    let documents = Documents::new(&world);
+    dump(&world).output(&documents.image).finish().context("make the image")?;
+    for round in 1..=runs {
+        eprintln!("bench: {mounts} mounts, round {round} of {runs}");
+        round_of(&world, &documents, results)?;
+    }
+    check_served(&world, &documents)?;
+    world.close()
+}
+
+/// Whether what was measured leads to mounts that the master serves.
+fn check_served(world: &World, documents: &Documents) -> Result<()> {
+    let mut result = Ok(());
+    for _ in 0..ATTEMPTS {
+        result = create_and_fix(world, documents).map(drop);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result.context("the last restore, to check the result")?;
+    world.check_served()
+}
+
+/// Where the documents are.
+struct Documents {
+    /// Made before anything was changed, and the source of every restore.
+    image: PathBuf,
+    stage: PathBuf,
+    restore_errors: PathBuf,
+}
+
+impl Documents {
+    fn new(world: &World) -> Self {
+        let file = |name| world.scratch().join(name);
+        Self { image: file("image.yaml"), stage: file("stage.yaml"), restore_errors: file("restore-errors") }
+    }
+}
+
+/// The tools first: each restore brings back the device numbers that the master knows, and the loops do not.
+fn round_of(world: &World, documents: &Documents, results: &mut Results) -> Result<()> {
+    let mounts = world.mounts();
+    results.add_start(tool(world, "autofs-inspect", ["-V"]).finish()?.time());
+    try_some(world, results, &[Stage::Connect], || connect(world, documents))?;
+    look(world, results)?;
+    try_some(world, results, &[Stage::Replace], || replace(world, documents))?;
+    try_some(world, results, &[Stage::Create, Stage::Fixup], || create_and_fix(world, documents))?;
+
+    results.floor(Stage::Replace, mounts, world.run_loop(Loop::Replace)?);
+    world.unmount()?;
+    results.floor(Stage::Connect, mounts, world.run_loop(Loop::Connect)?);
+    world.unmount()?;
+    for (stage, time) in [Stage::Create, Stage::Fixup].into_iter().zip(world.run_loop(Loop::Staged)?) {
+        results.floor(stage, mounts, vec![time]);
+    }
+    Ok(())
+}
+
+/// inspect and dump, that change nothing.
+fn look(world: &World, results: &mut Results) -> Result<()> {
+    let pid = world.pid().to_string();
+    let floor = floor::read_mountinfo(world.pid())?;
+    let table = tool(world, "autofs-inspect", ["-p", &pid]).output(world.scratch().join("table"));
+    let yaml =
+        tool(world, "autofs-inspect", ["-p", &pid, "-f", "yaml"]).output(world.scratch().join("report"));
+    let dump = dump(world).output(world.scratch().join("dump"));
+    for (stage, run) in [(Stage::InspectTable, table), (Stage::InspectYaml, yaml), (Stage::Dump, dump)] {
+        results.sample(stage, world.mounts(), whole(&run.finish()?));
+        results.floor(stage, world.mounts(), vec![floor]);
+    }
+    Ok(())
+}
+
+fn dump(world: &World) -> Run {
+    tool(world, "autofs-dump", ["-p", &world.pid().to_string()])
+}
+
+fn tool<const N: usize>(world: &World, name: &str, arguments: [&str; N]) -> Run {
+    let words = std::iter::once(program(name).into_os_string()).chain(arguments.map(Into::into));
+    Run::new(world.scratch(), words)
+}
+
+fn whole(measured: &Measured) -> Sample {
+    Sample { time: measured.time(), memory: measured.memory }
+}
+
+/// Runs stages until they are done; notes why not, if they are not.
+fn try_some<const N: usize>(
+    world: &World,
+    results: &mut Results,
+    stages: &[Stage; N],
+    run: impl Fn() -> Result<[Sample; N]>,
+) -> Result<()> {
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        match run().and_then(|samples| world.check_connected().map(|()| samples)) {
+            Ok(samples) => {
+                for (stage, sample) in stages.iter().zip(samples) {
+                    results.sample(*stage, world.mounts(), sample);
+                }
+                return Ok(());
+            }
+            Err(error) => last = Some(format!("{error:#}")),
+        }
+        world.reset().context("put the mounts back")?;
+    }
+    for stage in stages {
+        results.failure(*stage, world.mounts(), last.clone().unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// restore, each mount in place of the one that is there.
+fn replace(world: &World, documents: &Documents) -> Result<[Sample; 1]> {
+    let run = restore(world, documents, &["--replace"]).finish()?;
+    Ok([whole(&run)])
+}
+
+/// restore, to where nothing is mounted, connected at once.
+fn connect(world: &World, documents: &Documents) -> Result<[Sample; 1]> {
+    world.unmount()?;
+    let run = restore(world, documents, &[]).finish()?;
+    Ok([whole(&run)])
+}
+
+/// restore, to where nothing is mounted, catatonic; and the fixup. The time of the restore is that
+/// until it has published the stage document, and that from the end of the fixup to its own.
+fn create_and_fix(world: &World, documents: &Documents) -> Result<[Sample; 2]> {
+    world.unmount()?;
+    let restore = restore(world, documents, &["--connect=fixup"]).output(&documents.stage);
+    let restore = restore.errors(&documents.restore_errors).start()?;
+    let (start, published) = (restore.start, restore.closed);
+    let stage = documents.stage.to_string_lossy();
+    let master = world.master().to_string();
+    let fixed = tool(world, "autofs-fixup", ["--pid", &master, "-i", &stage]).finish();
+    let restored = restore.finish();
+    let (fixed, restored) = (fixed?, restored?);
+    let time: Duration = published.since(start) + restored.end.since(fixed.end);
+    Ok([Sample { time, memory: restored.memory }, whole(&fixed)])
+}
+
+fn restore(world: &World, documents: &Documents, more: &[&str]) -> Run {
+    let pid = world.pid().to_string();
+    let image = documents.image.to_string_lossy().into_owned();
+    let arguments = ["-p", &pid, "-i", &image, "--timeout=30"].into_iter().chain(more.iter().copied());
+    let words: Vec<_> = std::iter::once(program("autofs-restore").into_os_string())
+        .chain(arguments.map(Into::into))
+        .collect();
+    Run::new(world.scratch(), words)
+}
