@@ -66,7 +66,7 @@ pub fn run(order: &MeasureOrder) -> Result<()> {
     let mut command = Command::new(&order.words[0]);
     command.args(&order.words[1..]).stdout(stdout).stderr(stderr);
     let start = Moment::now();
-    let mut child = command.spawn().with_context(|| format!("start {}", order.words[0].display()))?;
+    let mut child = command.spawn().with_context(|| format!("start {}", order.words[0].to_string_lossy()))?;
     let closed = match (&order.stdout, child.stdout.take()) {
         (Some(path), Some(output)) => copy(output, path)?,
         _ => start,
@@ -186,7 +186,7 @@ impl Run {
         let errors = std::fs::read_to_string(&self.errors).unwrap_or_default();
         let name = std::path::Path::new(&self.words[0]).file_name().unwrap_or_default();
         let said = errors.lines().next_back().unwrap_or("it said nothing");
-        format!("{} ended with code {code}: {said}", name.display())
+        format!("{} ended with code {code}: {said}", name.to_string_lossy())
     }
 }
 
