@@ -12,7 +12,8 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "autofs-dump", version, after_help = EXIT_CODES)]
 pub struct Cli {
-    /// Dump the mount namespace of this process, as from its root directory [default: the own one]
+    /// Dump the mount namespace of this process, as from its root directory [default: the own one, or
+    /// the only one of the report]
     #[arg(short, long, value_name = "PID")]
     pub pid: Option<Pid>,
 
@@ -22,7 +23,7 @@ pub struct Cli {
     #[command(flatten)]
     pub output: OutputArg,
 
-    /// How long a superblock may keep the reading of its contents waiting
+    /// How long to wait where a request that is pending keeps the contents of a mount from being read
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "2")]
     pub timeout: Duration,
 

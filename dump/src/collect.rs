@@ -1,8 +1,9 @@
 //! Stage 1: the report, and the process whose namespaces it is about.
 
 use anyhow::{Context, Result, bail, ensure};
+use autofs_cr_common::cli::Voice;
+use autofs_cr_common::doc;
 use autofs_cr_common::doc::report::{Mount, Namespace, Report};
-use autofs_cr_common::doc::{self};
 use autofs_cr_common::model::Pid;
 use autofs_cr_common::proc::mountinfo::lines;
 use autofs_cr_common::proc::{Absence, Proc, absence};
@@ -33,11 +34,12 @@ impl Changed {
 }
 
 /// Reads the report, or makes one.
-pub fn collect(cli: &Cli, proc: &Proc) -> Result<Collected> {
+pub fn collect(cli: &Cli, proc: &Proc, voice: Voice) -> Result<Collected> {
     if cli.input.input.is_some() {
         return from_input(cli, proc);
     }
     let report = scan(proc, cli.pid.map_or(Scope::Own, Scope::Of))?;
+    report.hidden.iter().for_each(|hidden| voice.detail(format_args!("not visible: {hidden}")));
     let namespace = report.namespaces.first().context("the scan found no mount namespace")?.clone();
     let target = Target::open(namespace.process)?;
     ensure!(target.mount_namespace() == namespace.id, Changed::process(namespace.process));

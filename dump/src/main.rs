@@ -64,7 +64,7 @@ fn settled_image(cli: &Cli, proc: &Proc, voice: Voice) -> Result<Image> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match collect::collect(cli, proc).and_then(|collected| image(cli, proc, &collected, voice)) {
+        match collect::collect(cli, proc, voice).and_then(|collected| image(cli, proc, &collected, voice)) {
             Err(error) if error.is::<Changed>() && cli.input.input.is_none() && tries < MOST_TRIES => {
                 voice.detail(format_args!("{error}"));
             }

@@ -18,7 +18,7 @@ mod tree;
 use std::io;
 
 use crate::doc::{Format, Report};
-use crate::model::Pid;
+use crate::model::{Device, Pid, State};
 use crate::proc::Proc;
 use crate::proc::mountinfo::MalformedLine;
 
@@ -76,8 +76,34 @@ pub enum ScanError {
     },
 }
 
+/// How often a state that changes all the time is looked at.
+const MOST_LOOKS: usize = 4;
+
 /// Looks at the autofs mounts in `scope`, at who serves them, and at what waits for an answer.
+///
+/// A master that forks, or is given another pipe, while its descriptors are looked for can be missed,
+/// so nothing is called orphaned that is not so twice.
 pub fn scan(proc: &Proc, scope: Scope) -> Result<Report, ScanError> {
+    let mut report = look(proc, scope)?;
+    for _ in 1..MOST_LOOKS {
+        let before = orphans(&report);
+        if before.is_empty() {
+            break;
+        }
+        report = look(proc, scope)?;
+        if orphans(&report) == before {
+            break;
+        }
+    }
+    Ok(report)
+}
+
+fn orphans(report: &Report) -> Vec<(Device, Option<u64>)> {
+    let orphaned = report.superblocks.iter().filter(|superblock| superblock.state == State::Orphaned);
+    orphaned.map(|superblock| (superblock.device, superblock.pipe)).collect()
+}
+
+fn look(proc: &Proc, scope: Scope) -> Result<Report, ScanError> {
     let reader = reader(proc)?;
     let pids = proc.pids().map_err(|source| read_error(proc, "", source))?;
     let mut hidden = Vec::new();
