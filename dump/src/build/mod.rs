@@ -114,3 +114,6 @@ impl Numbering {
         *self.0.entry(old).or_insert(next)
     }
 }
+
+#[cfg(test)]
+mod tests;
