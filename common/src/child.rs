@@ -11,8 +11,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use crate::channel::Channel;
+use crate::cli::say;
 use crate::model::Pid;
 use crate::sys::process::{Fork, exit_child, fork};
+
+/// What a child calls itself where it can only speak to people.
+const NAME: &str = "autofs-cr child";
 
 /// A child process and the channel to it. It is killed and reaped when dropped.
 #[derive(Debug)]
@@ -101,13 +105,13 @@ impl Drop for Child {
 /// What a forked child does around its work: a code for the end, whatever happens.
 fn run(parent: Pid, work: impl FnOnce() -> anyhow::Result<()>) -> u8 {
     if let Err(error) = die_with(parent) {
-        eprintln!("autofs-cr: child: cannot bind its life to its parent's: {error}");
+        say(NAME, format_args!("cannot bind its life to its parent's: {error}"));
         return 1;
     }
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => 0,
         Ok(Err(error)) => {
-            eprintln!("autofs-cr: child: {error:#}");
+            say(NAME, format_args!("{error:#}"));
             1
         }
         Err(_) => 101,

@@ -1,7 +1,7 @@
 //! The command-line dialect that the four tools share.
 
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -59,25 +59,37 @@ impl Voice {
     /// Says what a user asked to hear with `--verbose`.
     pub fn detail(&self, what: impl fmt::Display) {
         if self.verbosity.verbose {
-            eprintln!("{}: {what}", self.tool);
+            self.say(format_args!("{what}"));
         }
     }
 
     /// Says what a user wants to know unless `--quiet` was given.
     pub fn note(&self, what: impl fmt::Display) {
         if !self.verbosity.quiet {
-            eprintln!("{}: {what}", self.tool);
+            self.say(format_args!("{what}"));
         }
     }
 
     /// Says what went wrong while the work goes on.
     pub fn warn(&self, what: impl fmt::Display) {
-        eprintln!("{}: warning: {what}", self.tool);
+        self.say(format_args!("warning: {what}"));
     }
+
+    fn say(&self, what: fmt::Arguments<'_>) {
+        say(self.tool, what);
+    }
+}
+
+/// Says something on standard error as `tool: what`, in one write, so that the tools of a pipeline do not
+/// cut into each other's lines.
+pub fn say(tool: &str, what: fmt::Arguments<'_>) {
+    let line = format!("{tool}: {what}\n");
+    // Without a standard error there is no one to tell.
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 /// Whether standard output may be coloured: it is a terminal, and NO_COLOR is not set (no-color.org).
 pub fn may_colour() -> bool {
     let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    !forbidden && std::io::stdout().is_terminal()
+    !forbidden && io::stdout().is_terminal()
 }

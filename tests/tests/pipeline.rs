@@ -1,5 +1,7 @@
 //! The four tools together, as a user chains them.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result};
 use autofs_cr_common::doc::{self, Image, Stage};
 use autofs_cr_common::model::State;
@@ -192,6 +194,49 @@ fn fresh_namespaces_get_the_mounts_and_a_new_master_serves_them() -> Result<()> 
     let restored = restored.assert_code(42).assert_stderr_contains("all is connected");
     assert_eq!(restored.stdout.lines().count(), 2, "{}", restored.stdout);
     assert_eq!(sandbox.mountinfo(), before, "nothing is mounted outside of the fresh namespace");
+    sandbox.close()
+}
+
+/// A root directory with what a program needs to run, and nothing else: an empty /dev and /proc.
+fn bare_root(sandbox: &Sandbox) -> Result<PathBuf> {
+    let root = sandbox.mkdir("root")?;
+    let tools = program("autofs-fixup");
+    let tools = tools.parent().context("no folder of programs")?;
+    for folder in ["/usr", "/bin", "/lib", "/lib64"].map(Path::new).into_iter().chain([tools]) {
+        let place = sandbox.mkdir(Path::new("root").join(folder.strip_prefix("/")?))?;
+        let bind = ["mount", "--bind", &folder.to_string_lossy(), &place.to_string_lossy()];
+        sandbox.run(bind).assert_success();
+    }
+    sandbox.mkdir("root/proc")?;
+    sandbox.mkdir("root/dev")?;
+    sandbox.mkdir("root/d")?;
+    Ok(root)
+}
+
+#[test]
+fn a_bare_root_directory_is_enough_for_a_fresh_namespace() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let root = bare_root(&sandbox)?;
+    let master = sandbox.master(MasterOptions::new().direct("d"))?;
+    let image = dump(&sandbox).replace(&*sandbox.work().to_string_lossy(), "");
+    master.kill()?;
+    sandbox.run(["umount", &sandbox.path("d").to_string_lossy()]).assert_success();
+    let script = format!(
+        "mkfifo in out; exec 18<>in 19<>out
+         # The tool is handed a descriptor of the control device; the master wants its own.
+         {fixup} --exec -- bash -c 'mknod /dev/autofs c 10 235; exec {master} --pipe-fd=4' <&18 >&19 &
+         read line <&19; [ \"$line\" = ready ] || exit 90
+         read served < d/served-by || exit 91
+         [ $$ = 1 ] || exit 92
+         kill $!; wait $!; exit 42",
+        fixup = program("autofs-fixup").display(),
+        master = program("reference-master").display(),
+    );
+    let restore = sandbox.command(program("autofs-restore")).arg("--init").arg("--root").arg(&root);
+    let restored = restore.args(["--", "bash", "-c", &script]).stdin(image).run();
+    restored.assert_code(42).assert_stderr_contains("all is connected");
     sandbox.close()
 }
 
