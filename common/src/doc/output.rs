@@ -60,6 +60,14 @@ impl Write for Output {
         }
     }
 
+    // The usual one goes through `write`, which costs much for the many small parts of a document.
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stdout(out) => out.write_all(bytes),
+            Self::File { temporary, .. } => temporary.write_all(bytes),
+        }
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Stdout(out) => out.flush(),

@@ -106,6 +106,9 @@ impl<'a> Part<'a> {
         for item in batch {
             match item {
                 Item::Root(inode) => inside.inode = Some(inode),
+                Item::Empty(inode) => {
+                    self.done.push(Inside { inode: Some(inode), ..std::mem::take(inside) });
+                }
                 Item::Directory(path, mode) => drop(inside.directories.insert(path, mode)),
                 Item::Symlink(path, target) => drop(inside.symlinks.insert(path, target)),
                 Item::Pending(path) => {

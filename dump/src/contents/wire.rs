@@ -10,6 +10,10 @@ pub enum Item {
     /// The inode number of the root.
     #[serde(rename = "r")]
     Root(u64),
+    /// The inode number of the root, and there is nothing in it: this superblock is done. Nearly all are
+    /// so where there are many.
+    #[serde(rename = "o")]
+    Empty(u64),
     /// A directory and its permission bits, if they can be seen.
     #[serde(rename = "d")]
     Directory(TextPath, Option<u32>),
@@ -71,6 +75,6 @@ fn size(item: &Item) -> usize {
     32 + match item {
         Item::Directory(name, _) | Item::Pending(name) => path(name),
         Item::Symlink(name, target) => path(name) + path(target),
-        Item::Root(_) | Item::End | Item::Failed(..) => 0,
+        Item::Root(_) | Item::Empty(_) | Item::End | Item::Failed(..) => 0,
     }
 }

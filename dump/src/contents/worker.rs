@@ -93,32 +93,35 @@ impl Worker<'_> {
     fn all(&mut self, target: &Target, jobs: &[Job], first: usize) -> Result<(), Stop> {
         target.enter_mounts().map_err(failed("enter the mount namespace"))?;
         for (number, job) in jobs.iter().enumerate().skip(first) {
-            self.job(number, job)?;
-            self.sender.push(Item::End)?;
+            let last = self.job(number, job)?;
+            self.sender.push(last)?;
         }
         Ok(())
     }
 
-    fn job(&mut self, number: usize, job: &Job) -> Result<(), Stop> {
+    /// Says all but the last item of a superblock, and returns that.
+    fn job(&mut self, number: usize, job: &Job) -> Result<Item, Stop> {
         if self.is_avoided(job.device, b"") {
-            return Ok(());
+            return Ok(Item::End);
         }
         self.place.write(number, b"").map_err(failed("note the place"))?;
         let root = match self.control.open_mount(&job.path, job.device) {
             Ok(root) => root,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(self.sender.push(Item::Pending(TextPath::default()))?);
+                self.sender.push(Item::Pending(TextPath::default()))?;
+                return Ok(Item::End);
             }
             Err(error) => return Err(failed("open the root")(error)),
         };
         let (inode, entries) = self.list(root.as_fd()).map_err(failed("list the root"))?;
-        self.sender.push(Item::Root(inode))?;
         if entries.is_empty() {
-            return Ok(());
+            return Ok(Item::Empty(inode));
         }
+        self.sender.push(Item::Root(inode))?;
         let mount_id = mount_id(root.as_fd()).map_err(failed("look at the root"))?;
         let superblock = Superblock { job: number, device: job.device, mount_id };
-        self.entries(&superblock, root.as_fd(), b"", entries)
+        self.entries(&superblock, root.as_fd(), b"", entries)?;
+        Ok(Item::End)
     }
 
     fn is_avoided(&self, device: Device, path: &[u8]) -> bool {
