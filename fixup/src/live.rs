@@ -202,7 +202,7 @@ impl Live<'_> {
         let errno = errno::of(error);
         self.segment().advance(index, Progress::Failed(errno))?;
         let place = &self.segment().superblocks()[index].mount_point;
-        let problem = format!("{}: {place}: {error:#}", self.name());
+        let problem = format!("{place}: {error:#}");
         self.tally.problems.push(problem);
         Ok(())
     }
@@ -229,15 +229,13 @@ impl Live<'_> {
         held: &BTreeMap<usize, Vec<End>>,
         opened: &mut Vec<Opened>,
     ) -> anyhow::Result<()> {
-        let name = self.name();
         let deadline = self.watch.step(STEP);
-        let stopped = Stopped::attach(pidfd, deadline).with_context(|| format!("cannot stop {name}"))?;
-        let mut session =
-            stopped.start(deadline).with_context(|| format!("cannot run system calls in {name}"))?;
+        let stopped = Stopped::attach(pidfd, deadline).context("cannot stop it")?;
+        let mut session = stopped.start(deadline).context("cannot run system calls in it")?;
         let result = self.replace_held(&mut session, held, opened);
         let result = result.and_then(|()| self.send(&mut session, opened));
         let put_back = if held.is_empty() { Ok(()) } else { self.put_back(&mut session, held) };
-        let finished = session.finish(self.watch.step(STEP)).with_context(|| format!("cannot leave {name}"));
+        let finished = session.finish(self.watch.step(STEP)).context("cannot leave it");
         result.and(put_back).and(finished)
     }
 

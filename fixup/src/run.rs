@@ -107,11 +107,13 @@ fn connect(
     let voice = Voice::new(TOOL, arguments.verbosity);
     let device = device::open()?;
     let work = side_by_side::Work { source, device: &device, timeout: arguments.timeout, voice };
-    let Summary { connected, masters, failed } = work.run(segment, masters)?;
-    voice.note(format_args!(
-        "connected {} of {}",
-        show::count(connected, "mount"),
-        show::count(masters, "master")
-    ));
+    let Summary { connected, masters: done, failed } = work.run(segment, masters)?;
+    if failed {
+        let all: usize = masters.iter().map(|&master| segment.superblocks_of(master).count()).sum();
+        voice.note(format_args!("connected {connected} of {}", show::count(all, "mount")));
+    } else {
+        let (mounts, masters) = (show::count(connected, "mount"), show::count(done, "master"));
+        voice.note(format_args!("connected {mounts} of {masters}"));
+    }
     Ok(if failed { Exit::Failed } else { Exit::Done })
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use autofs_cr_common::doc::image::End;
-use autofs_cr_common::segment::{Segment, VARIABLE};
+use autofs_cr_common::segment::{Master, Segment, VARIABLE};
 
 /// A number of things.
 pub fn count(count: usize, what: &str) -> String {
@@ -28,6 +28,12 @@ pub fn absent(segment: &Segment, master: usize, name: Option<&str>) -> String {
         --exec -- CMD",
         count(segment.superblocks_of(master).count(), "mount")
     )
+}
+
+/// A master, by its id and its process.
+pub fn master(master: &Master) -> String {
+    let process = master.process.map(|process| format!(" (process {})", process.pid));
+    format!("master {}{}", quoted(&master.id), process.unwrap_or_default())
 }
 
 /// The masters of a segment.

@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::live::{self, Tally};
 use crate::source::Source;
 use crate::watch::Watch;
+use crate::{TOOL, show};
 
 /// The fewest children at a time, where there are that many masters: they wait more than they work.
 const FEWEST: usize = 4;
@@ -68,7 +69,7 @@ impl Work<'_> {
                 |(tally, _)| tally,
             );
             child.wait().context("cannot wait for a child")?;
-            self.add(&mut summary, &segment.masters()[master].id, tally);
+            summary.add(&show::master(&segment.masters()[master]), tally);
         }
     }
 
@@ -86,17 +87,19 @@ impl Work<'_> {
         channel.send(&answer, &[])?;
         Ok(())
     }
+}
 
-    fn add(&self, summary: &mut Summary, id: &str, tally: Result<Tally, String>) {
+impl Summary {
+    fn add(&mut self, name: &str, tally: Result<Tally, String>) {
         let tally = tally.unwrap_or_else(|problem| Tally { connected: 0, problems: vec![problem] });
-        summary.connected += tally.connected;
+        self.connected += tally.connected;
         if tally.problems.is_empty() {
-            summary.masters += 1;
+            self.masters += 1;
             return;
         }
-        summary.failed = true;
+        self.failed = true;
         for problem in tally.problems {
-            self.voice.warn(format_args!("master {id}: {problem}"));
+            eprintln!("{TOOL}: {name}: {problem}");
         }
     }
 }

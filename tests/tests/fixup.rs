@@ -414,8 +414,10 @@ fn one_master_that_fails_does_not_keep_the_others() -> Result<()> {
     bad.kill()?;
     let finished = world.fixup(&owner).run().assert_code(1);
     finished
-        .assert_stderr_contains(&format!("master bad (process {pid} of the restore) has ended"))
-        .assert_stderr_contains("connected 1 mount of 1 master");
+        .assert_stderr_contains(&format!(
+            "master bad (process {pid}): process {pid} of the restore has ended"
+        ))
+        .assert_stderr_contains("connected 1 of 2 mounts");
     assert_eq!(owner.progress(0), Ok(Progress::Failed(Errno::ESRCH)));
     assert_eq!(owner.progress(1), Ok(Progress::Connected));
     world.sandbox.touch(world.path("good"))?;

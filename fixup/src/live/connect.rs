@@ -38,7 +38,7 @@ impl Live<'_> {
                     .make_catatonic(one.root.as_fd())
                     .with_context(|| format!("cannot make superblock {} catatonic", one.device))?;
             }
-            session.run(&batch, self.watch.step(STEP)).with_context(|| self.name())?;
+            session.run(&batch, self.watch.step(STEP))?;
             self.check_controls(part)?;
             rest = &rest[part.len()..];
         }
@@ -69,7 +69,7 @@ impl Live<'_> {
         for one in part {
             for &end in &one.controls {
                 if !self.shows(end, one.device)? {
-                    bail!("control fd {} of {} could not be pointed to {}", end.fd, self.name(), one.device);
+                    bail!("its control fd {} could not be pointed to {}", end.fd, one.device);
                 }
             }
         }

@@ -104,7 +104,7 @@ impl Live<'_> {
         self.point(session, &[(null.as_fd(), ends.as_slice())])?;
         for end in ends {
             if self.kind_of(end)? != Some(Kind::Placeholder) {
-                bail!("descriptor {} of {} could not be replaced", end.fd, self.name());
+                bail!("its descriptor {} could not be replaced", end.fd);
             }
         }
         Ok(())

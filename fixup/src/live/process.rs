@@ -47,10 +47,7 @@ pub fn find(master: &Master) -> anyhow::Result<Process> {
         }
         Some(process) => Ok(process),
         None => Err(Errno::ESRCH).with_context(|| {
-            format!(
-                "master {id} (process {} of the restore) has ended, or is not to be seen here",
-                expected.pid
-            )
+            format!("process {} of the restore has ended, or is not to be seen here", expected.pid)
         }),
     }
 }
