@@ -40,11 +40,7 @@ impl Layout {
 
     /// Puts the items whose mounts are nested into groups. Groups and their members are in the order
     /// of the image's mounts, so that what lies outside comes first.
-    pub fn groups(&self, image: &Image, items: &[Item]) -> Vec<Vec<usize>> {
-        let mut item_of = vec![0; image.mounts.len()];
-        for (index, item) in items.iter().enumerate() {
-            item.mounts.iter().for_each(|&mount| item_of[mount] = index);
-        }
+    pub fn groups(&self, items: &[Item], item_of: &[usize]) -> Vec<Vec<usize>> {
         let mut sets = Sets::new(items.len());
         for (mount, parent) in self.parents.iter().enumerate() {
             let Some(parent) = *parent else { continue };
@@ -63,6 +59,15 @@ impl Layout {
         }
         groups.into_values().collect()
     }
+}
+
+/// For each mount the item that it shows.
+pub fn item_of(image: &Image, items: &[Item]) -> Vec<usize> {
+    let mut item_of = vec![0; image.mounts.len()];
+    for (index, item) in items.iter().enumerate() {
+        item.mounts.iter().for_each(|&mount| item_of[mount] = index);
+    }
+    item_of
 }
 
 /// For each mount the last one before it in the image that its mount point is below of, or equal to, if

@@ -9,7 +9,7 @@ use autofs_cr_common::doc::report::{self, Report};
 use autofs_cr_common::masters::Identity;
 use autofs_cr_common::model::{Device, Pid, State, TextPath};
 
-use crate::layout::Layout;
+use crate::layout::{self, Layout};
 use crate::live::{Live, Masters};
 
 /// What the user asked for.
@@ -112,6 +112,8 @@ pub struct Plan {
     pub image: Image,
     /// What is done with its superblocks.
     pub items: Vec<Item>,
+    /// For each mount of the image, the item that it shows.
+    pub item_of: Vec<usize>,
     /// For each mount of the image, the one of the image that it is nested in, if any.
     pub parents: Vec<Option<usize>>,
     /// Items that are made together, as their mounts are nested, each in the order of the image's mounts.
@@ -176,7 +178,7 @@ pub fn plan(
     for superblock in &image.superblocks {
         let planner = Planner { image: &image, layout: &layout, there: &there, masters, wishes, superblock };
         items.push(planner.item(layout.mounts_of(superblock.device))?);
-        if !there.requests_on(superblock.device).is_empty() {
+        if there.asked.contains(&superblock.device) {
             notes.push(format!(
                 "requests wait unread on superblock {}: who made them gets an error if it is replaced or adopted",
                 superblock.device
@@ -185,9 +187,9 @@ pub fn plan(
     }
     check_devices(&image, &items, everywhere)?;
     check_nothing_foreign(&image, &items, &there)?;
-    let groups = layout.groups(&image, &items);
-    let parents = layout.parents;
-    Ok(Plan { image, items, parents, groups, notes })
+    let item_of = layout::item_of(&image, &items);
+    let groups = layout.groups(&items, &item_of);
+    Ok(Plan { image, items, item_of, parents: layout.parents, groups, notes })
 }
 
 /// The device numbers that mounts anywhere on the host have, with a word on who has them.
@@ -201,11 +203,19 @@ struct There<'a> {
     at: HashMap<&'a TextPath, Vec<&'a report::Mount>>,
     of: HashMap<Device, Vec<&'a report::Mount>>,
     content: HashMap<u64, Vec<&'a report::Content>>,
+    /// Superblocks with requests that nobody has read.
+    asked: HashSet<Device>,
 }
 
 impl<'a> There<'a> {
     fn new(report: &'a Report) -> Self {
-        let mut there = Self { report, at: HashMap::new(), of: HashMap::new(), content: HashMap::new() };
+        let mut there = Self {
+            report,
+            at: HashMap::new(),
+            of: HashMap::new(),
+            content: HashMap::new(),
+            asked: report.requests.iter().map(|request| request.device).collect(),
+        };
         for mount in &report.mounts {
             there.at.entry(&mount.mount_point).or_default().push(mount);
             there.of.entry(mount.device).or_default().push(mount);
@@ -214,10 +224,6 @@ impl<'a> There<'a> {
             there.content.entry(content.parent).or_default().push(content);
         }
         there
-    }
-
-    fn requests_on(&self, device: Device) -> Vec<&report::Request> {
-        self.report.requests.iter().filter(|request| request.device == device).collect()
     }
 }
 

@@ -100,19 +100,17 @@ pub fn announce(
     published: Option<&Published>,
     out: Output,
 ) -> anyhow::Result<()> {
-    let waits = |id: &str| {
-        let items = plan.items.iter().zip(&plan.image.superblocks);
-        items
-            .filter(|(item, superblock)| {
-                item.action.needs_fixup() && superblock.master.as_deref() == Some(id)
-            })
-            .count()
-    };
+    let mut waits: HashMap<&str, usize> = HashMap::new();
+    for (item, superblock) in plan.items.iter().zip(&plan.image.superblocks) {
+        if item.action.needs_fixup() {
+            *waits.entry(superblock.master.as_deref().unwrap_or_default()).or_default() += 1;
+        }
+    }
     let waiting = plan.image.masters.iter().map(|master| Waiting {
         id: master.id.clone(),
         command: master.command.clone(),
         pid: masters.live.get(&master.id).map(|live| live.pid),
-        superblocks: waits(&master.id),
+        superblocks: waits.get(&*master.id).copied().unwrap_or_default(),
     });
     let stage = Stage {
         format: Format::CURRENT,

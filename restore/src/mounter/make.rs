@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use autofs_cr_common::doc::image::{Mount, Superblock};
+use autofs_cr_common::doc::report::Within;
 use autofs_cr_common::model::Propagation;
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
@@ -144,7 +145,7 @@ impl Mounter<'_> {
         if let Some(place) = self.places.remove(&index) {
             return Ok(place);
         }
-        let within_autofs = mount.within == autofs_cr_common::doc::report::Within::Autofs;
+        let within_autofs = mount.within == Within::Autofs;
         let parent = self.plan.parents[index].filter(|_| within_autofs);
         if let Some((parent, tree)) = parent.and_then(|parent| Some((parent, self.made.get(&parent)?))) {
             let outer = &self.plan.image.mounts[parent].mount_point;

@@ -1,12 +1,13 @@
 //! Finding everything before the first change: the superblocks that are to go, what is mounted on them,
 //! those that are adopted, and the places of new mounts.
 
+use std::collections::{HashSet, VecDeque};
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use autofs_cr_common::doc::image::Superblock;
+use autofs_cr_common::doc::report::Within;
 use autofs_cr_common::model::{Device, TextPath};
 
 use super::Mounter;
@@ -18,10 +19,12 @@ impl Mounter<'_> {
     /// for that.
     pub(super) fn prepare(&mut self) -> anyhow::Result<()> {
         let plan = self.plan;
+        let covers = plan.image.mounts.iter().filter(|mount| mount.covers);
+        let covered = covers.map(|mount| &mount.mount_point).collect();
         for (index, item) in plan.items.iter().enumerate() {
             self.progress.set(index);
             match (item.action, &item.old) {
-                (_, Some(old)) => drop(self.taken.insert(index, self.find_old(old)?)),
+                (_, Some(old)) => drop(self.taken.insert(index, self.find_old(old, &covered)?)),
                 (Action::Adopt, None) => drop(self.adopted.insert(index, self.find_adopted(index, item)?)),
                 _ => {}
             }
@@ -32,22 +35,18 @@ impl Mounter<'_> {
         Ok(())
     }
 
-    fn find_old(&self, old: &Old) -> anyhow::Result<Taken> {
+    fn find_old(&self, old: &Old, covered: &HashSet<&TextPath>) -> anyhow::Result<Taken> {
         let mut roots = Vec::with_capacity(old.mounts.len());
         for mount_point in &old.mounts {
             roots.push(self.open_mount(mount_point, old.device)?);
         }
         for content in &old.content {
             // What a mount of the image covers is found when that is gone.
-            if !self.is_covered(content) {
+            if !covered.contains(&content.mount_point) {
                 self.find_content(content)?;
             }
         }
-        Ok(Taken { roots, parked: Vec::new() })
-    }
-
-    fn is_covered(&self, content: &Content) -> bool {
-        self.plan.image.mounts.iter().any(|mount| mount.covers && mount.mount_point == content.mount_point)
+        Ok(Taken { roots, parked: VecDeque::new() })
     }
 
     /// Finds something that is mounted on an autofs mount.
@@ -83,31 +82,19 @@ impl Mounter<'_> {
     }
 
     fn is_made(&self, mount: usize) -> bool {
-        let device = self.plan.image.mounts[mount].device;
-        let found = self.plan.image.superblocks.binary_search_by_key(&device, |superblock| superblock.device);
-        let item = found.ok().or_else(|| {
-            self.plan.image.superblocks.iter().position(|superblock| superblock.device == device)
-        });
-        item.is_some_and(|item| self.plan.items[item].action.makes())
+        self.plan.items[self.plan.item_of[mount]].action.makes()
     }
 
     /// Whether the superblock of the mount `parent` will have the directory that `child` goes on.
     fn check_inside(&self, parent: usize, child: usize) -> anyhow::Result<()> {
-        let mounts = &self.plan.image.mounts;
-        let (parent, child) = (&mounts[parent], &mounts[child]);
-        if child.within == autofs_cr_common::doc::report::Within::Content {
+        let superblock = &self.plan.image.superblocks[self.plan.item_of[parent]];
+        let (parent, child) = (&self.plan.image.mounts[parent], &self.plan.image.mounts[child]);
+        if child.within == Within::Content {
             return Ok(());
         }
-        let relative = relative(&parent.mount_point, &child.mount_point);
-        let inner = inside_superblock(&parent.root, relative);
-        let superblocks = &self.plan.image.superblocks;
-        let has = |superblock: &Superblock| {
-            superblock.directories.iter().any(|directory| *directory.path == *inner)
-        };
+        let inner = inside_superblock(&parent.root, relative(&parent.mount_point, &child.mount_point));
         let is_root = inner.as_os_str().is_empty();
-        if !is_root
-            && !superblocks.iter().any(|superblock| superblock.device == parent.device && has(superblock))
-        {
+        if !is_root && !superblock.directories.iter().any(|directory| *directory.path == *inner) {
             bail!(
                 "mount point {} does not exist: superblock {} has no directory '{}' in the image",
                 child.mount_point,
@@ -125,6 +112,6 @@ pub(super) fn relative<'p>(outer: &Path, inner: &'p Path) -> &'p Path {
 }
 
 /// A path below a mount, as from the root of its superblock, without a leading slash.
-fn inside_superblock(mount_root: &Path, relative: &Path) -> std::path::PathBuf {
+fn inside_superblock(mount_root: &Path, relative: &Path) -> PathBuf {
     mount_root.strip_prefix("/").unwrap_or(mount_root).join(relative)
 }

@@ -1,6 +1,7 @@
 //! Taking an old superblock away: what is mounted on it is parked, who waits for it gets an error, and
 //! its mounts are taken down.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -19,7 +20,7 @@ pub(super) struct Taken {
     /// The root of each of its mounts.
     pub roots: Vec<OwnedFd>,
     /// What was mounted on it and is parked, in the order of mountinfo.
-    pub parked: Vec<(OwnedFd, TextPath)>,
+    pub parked: VecDeque<(OwnedFd, TextPath)>,
 }
 
 impl Mounter<'_> {
@@ -30,13 +31,15 @@ impl Mounter<'_> {
             self.park_content(item, &old.content)?;
         }
         let Some(taken) = self.taken.get_mut(&item) else { return Ok(()) };
-        if let Some(root) = taken.roots.first() {
-            // Nobody shall wait for an answer that cannot come: they get ENOENT.
-            self.device.make_catatonic(root.as_fd()).context("cannot end its waits")?;
-        }
-        for root in taken.roots.drain(..) {
+        while let Some(root) = taken.roots.last() {
             // Lazily, as this very descriptor keeps it busy.
-            unmount_fd(&root).context("cannot unmount it")?;
+            unmount_fd(root).context("cannot unmount it")?;
+            if taken.roots.len() == 1 {
+                // Nobody shall wait for an answer that cannot come: they get ENOENT. Not before it is
+                // unmounted, so that a mount that cannot be unmounted goes on as it was.
+                self.device.make_catatonic(root.as_fd()).context("cannot end its waits")?;
+            }
+            taken.roots.pop();
         }
         Ok(())
     }
@@ -59,29 +62,42 @@ impl Mounter<'_> {
             }
             let what = || format!("cannot move what is mounted at {} aside", content.mount_point);
             park.store(&mount, &content.mount_point).with_context(what)?;
-            taken.parked.insert(0, (mount, content.mount_point.clone()));
+            taken.parked.push_front((mount, content.mount_point.clone()));
         }
         Ok(())
     }
 
-    /// Moves what was mounted on the old superblock onto the new one.
+    /// Moves what was mounted on the old superblock onto the new one, or back onto the old one if there is
+    /// no new one.
     pub(super) fn bring_back(&mut self, item: usize) -> anyhow::Result<()> {
-        let Some(taken) = self.taken.get_mut(&item) else { return Ok(()) };
-        for (content, mount_point) in taken.parked.drain(..) {
-            let what = || format!("cannot move what was mounted at {mount_point} back there");
-            let mounts = self.plan.items[item].mounts.iter();
-            let outer = mounts
-                .filter_map(|&index| {
-                    Some((&self.plan.image.mounts[index].mount_point, self.made.get(&index)?))
-                })
-                .filter(|(outer, _)| mount_point.starts_with(outer))
-                .max_by_key(|(outer, _)| outer.as_bytes().len());
-            let (outer, mount) = outer.with_context(what)?;
-            let relative = super::prepare::relative(outer, &mount_point);
-            let place = super::place::inside(mount.as_fd(), relative, &mount_point)?;
-            move_onto(&content, &place).with_context(what)?;
+        let Some(mut taken) = self.taken.remove(&item) else { return Ok(()) };
+        let mut result = Ok(());
+        while let (Ok(()), Some((content, mount_point))) = (&result, taken.parked.front()) {
+            let place = self.place_for_content(item, &taken, mount_point);
+            let moved = place.and_then(|place| Ok(move_onto(content, &place)?));
+            result =
+                moved.with_context(|| format!("cannot move what was mounted at {mount_point} back there"));
+            if result.is_ok() {
+                taken.parked.pop_front();
+            }
         }
-        Ok(())
+        self.taken.insert(item, taken);
+        result
+    }
+
+    fn place_for_content(&self, item: usize, taken: &Taken, path: &TextPath) -> anyhow::Result<OwnedFd> {
+        let planned = &self.plan.items[item];
+        let new = planned
+            .mounts
+            .iter()
+            .filter_map(|index| Some((&self.plan.image.mounts[*index].mount_point, self.made.get(index)?)));
+        let old = planned.old.iter().flat_map(|old| old.mounts.iter().zip(&taken.roots));
+        let (outer, mount) = new
+            .chain(old)
+            .filter(|(outer, _)| path.starts_with(outer))
+            .max_by_key(|(outer, _)| outer.as_bytes().len())
+            .context("the mount that it was on is gone")?;
+        Ok(super::place::inside(mount.as_fd(), super::prepare::relative(outer, path), path)?)
     }
 }
 
