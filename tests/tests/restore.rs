@@ -400,7 +400,7 @@ fn sigint_and_sigterm_undo_everything() -> Result<()> {
 }
 
 /// Waits until a file appears, by inotify.
-fn wait_for(file: &std::path::Path) -> Result<()> {
+fn wait_for(file: &Path) -> Result<()> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
     use std::os::fd::AsFd;
