@@ -219,8 +219,14 @@ impl Live<'_> {
         let pidfd = self.process.pidfd().try_clone_to_owned().context("cannot copy a descriptor")?;
         let result = self.in_one_stop(pidfd.as_fd(), held, &mut opened);
         self.opener.allow_fork(true)?;
-        self.verify(opened)?;
-        result
+        match result {
+            Ok(()) => self.verify(opened),
+            Err(error) => {
+                // The rest is given up with this error.
+                self.keep_connected(opened)?;
+                Err(error)
+            }
+        }
     }
 
     fn in_one_stop(

@@ -975,3 +975,17 @@ fn a_fixup_that_is_killed_at_any_instant_leaves_a_master_that_the_next_one_conne
     master.assert_undisturbed();
     Ok(())
 }
+
+#[test]
+fn a_master_that_is_stopped_is_left_as_it_is() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let (world, mut master, owner) = pending()?;
+    owner.advance(0, Progress::Created)?;
+    master.process().signal(nix::sys::signal::Signal::SIGSTOP)?;
+    let finished = world.fixup(&owner).run().assert_code(1);
+    finished.assert_stderr_contains(&format!("continue it with kill -CONT {}", master.pid()));
+    assert_eq!(owner.progress(0), Ok(Progress::Failed(Errno::EBUSY)));
+    master.process().signal(nix::sys::signal::Signal::SIGCONT)?;
+    master.assert_undisturbed();
+    Ok(())
+}

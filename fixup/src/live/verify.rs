@@ -14,17 +14,40 @@ impl Live<'_> {
         if opened.is_empty() {
             return Ok(());
         }
-        let mounts = Mounts::read(self.process.dir())?;
-        let group = self.process.dir().stat().map_or(0, |stat| stat.group);
-        for one in opened {
-            let pipe = self.segment().superblocks()[one.index].pipe;
-            let inode = self.pipes.get(pipe).and_then(Option::as_ref).map(|end| end.inode);
-            match problem(mounts.options(one.device), inode, group) {
+        for (one, problem) in self.problems(opened)? {
+            match problem {
                 None => self.segment().advance(one.index, Progress::Connected)?,
                 Some(error) => self.fail(one.index, &error)?,
             }
         }
         Ok(())
+    }
+
+    /// Tells the segment only which superblocks are connected, with their control fds.
+    pub(super) fn keep_connected(&self, opened: Vec<Opened>) -> anyhow::Result<()> {
+        for (one, problem) in self.problems(opened)? {
+            let mut complete = problem.is_none();
+            for &end in &one.controls {
+                complete = complete && self.shows(end, one.device)?;
+            }
+            if complete {
+                self.segment().advance(one.index, Progress::Connected)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is wrong with each superblock.
+    fn problems(&self, opened: Vec<Opened>) -> anyhow::Result<Vec<(Opened, Option<anyhow::Error>)>> {
+        let mounts = Mounts::read(self.process.dir())?;
+        let group = self.process.dir().stat().map_or(0, |stat| stat.group);
+        let found = opened.into_iter().map(|one| {
+            let pipe = self.segment().superblocks()[one.index].pipe;
+            let inode = self.pipes.get(pipe).and_then(Option::as_ref).map(|end| end.inode);
+            let problem = problem(mounts.options(one.device), inode, group);
+            (one, problem)
+        });
+        Ok(found.collect())
     }
 }
 
