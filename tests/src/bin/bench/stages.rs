@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use autofs_cr_tests::sandbox::program;
 
 use crate::cli::Loop;
@@ -153,8 +153,12 @@ fn create_and_fix(world: &World, documents: &Documents) -> Result<[Sample; 2]> {
     let stage = documents.stage.to_string_lossy();
     let master = world.master().to_string();
     let fixed = tool(world, "autofs-fixup", ["--pid", &master, "-i", &stage]).finish();
-    let restored = restore.finish();
-    let (fixed, restored) = (fixed?, restored?);
+    let (restored, fixed) = match (restore.finish(), fixed) {
+        (Ok(restored), Ok(fixed)) => (restored, fixed),
+        // Each fails where the other does.
+        (Err(restored), Err(fixed)) => bail!("{restored:#}; {fixed:#}"),
+        (Err(error), _) | (_, Err(error)) => return Err(error),
+    };
     let time: Duration = published.since(start) + restored.end.since(fixed.end);
     Ok([Sample { time, memory: restored.memory }, whole(&fixed)])
 }
