@@ -301,11 +301,9 @@ impl Live<'_> {
                 Err(error) => self.fail(index, &error)?,
             }
         }
-        for one in &opened {
-            if self.segment().progress(one.index)? == Progress::Created {
-                self.segment().advance(one.index, Progress::Claimed)?;
-            }
-        }
+        let created = self.select(|progress| progress == Progress::Created)?;
+        let claimed = opened.iter().map(|one| one.index).filter(|index| created.binary_search(index).is_ok());
+        self.segment().advance_all(claimed, Progress::Claimed)?;
         Ok(opened)
     }
 

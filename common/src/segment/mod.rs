@@ -17,6 +17,7 @@ mod locator;
 mod lock;
 mod plan;
 mod progress;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +45,7 @@ pub use layout::{LayoutError, MAX_RECORDS, MAX_STRINGS};
 pub use locator::{Locator, Name, ParseLocatorError};
 pub use plan::{Master, Pipe, Plan, Process, Superblock};
 pub use progress::{Outcome, Progress};
+pub use sweep::sweep;
 
 /// The environment variable that locates the segment for a fixup: what [`Locator`] reads.
 pub const VARIABLE: &str = "AUTOFS_CR_SEGMENT";
@@ -183,6 +185,22 @@ impl Segment {
 
     /// Moves a superblock forward, and wakes all who wait.
     pub fn advance(&self, index: usize, to: Progress) -> Result<(), ProgressError> {
+        self.advance_all([index], to)
+    }
+
+    /// Moves several superblocks forward, and wakes all who wait once. The first that may not go there ends
+    /// it, with those before it moved.
+    pub fn advance_all(
+        &self,
+        indices: impl IntoIterator<Item = usize>,
+        to: Progress,
+    ) -> Result<(), ProgressError> {
+        let moved = indices.into_iter().try_for_each(|index| self.step(index, to));
+        self.wake();
+        moved
+    }
+
+    fn step(&self, index: usize, to: Progress) -> Result<(), ProgressError> {
         let word = self.progress_word(index)?;
         loop {
             let from = read_progress(word, index)?;
@@ -192,7 +210,6 @@ impl Segment {
             let changed =
                 word.compare_exchange(from.to_word(), to.to_word(), Ordering::AcqRel, Ordering::Relaxed);
             if changed.is_ok() {
-                self.wake();
                 return Ok(());
             }
         }

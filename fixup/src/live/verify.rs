@@ -14,13 +14,14 @@ impl Live<'_> {
         if opened.is_empty() {
             return Ok(());
         }
+        let mut connected = Vec::with_capacity(opened.len());
         for (one, problem) in self.problems(opened)? {
             match problem {
-                None => self.segment().advance(one.index, Progress::Connected)?,
+                None => connected.push(one.index),
                 Some(error) => self.fail(one.index, &error)?,
             }
         }
-        Ok(())
+        Ok(self.segment().advance_all(connected, Progress::Connected)?)
     }
 
     /// Tells the segment only which superblocks are connected, with their control fds.
