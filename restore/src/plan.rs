@@ -73,7 +73,7 @@ pub struct Item {
     pub mounts: Vec<usize>,
     /// Its device number has to be the one of the image.
     pub keeps_device: bool,
-    /// The process group that it is made with, in the target's pid namespace; only for `Connect`.
+    /// The process group of its living master, in the target's pid namespace.
     pub group: Option<Pid>,
 }
 
@@ -248,7 +248,7 @@ impl Planner<'_> {
             None => None,
         };
         let action = self.anew(old.is_some(), &mounts)?;
-        let group = (action == Action::Connect).then(|| self.group()).flatten();
+        let group = self.live().and_then(|_| self.group());
         let keeps_device = self.identity() != Identity::None || action == Action::Leave;
         Ok(Item { action, old, mounts, keeps_device, group })
     }

@@ -48,6 +48,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let device = open_device()?;
     let out = Output::open(arguments.output.output.as_deref())?;
     signals::block().context("cannot block signals")?;
+    let swept = segment::sweep();
+    if swept > 0 {
+        voice.detail(format_args!("took {} away that a killed restore left", show::count(swept, "segment")));
+    }
     let published = publish(&plan, &survey.masters, arguments.timeout)?;
     let launch = launch(arguments, published.as_ref(), &device)?;
     let place = match (&survey.target, &launch) {
@@ -292,7 +296,8 @@ impl Restore<'_> {
             // The error that is reported is the first one.
             let _ = segment.finish(Outcome::Failed);
         }
-        match worker.order(self.plan, &Order::Undo, |_| {}) {
+        let unconnected = published.map_or(Vec::new(), unconnected);
+        match worker.order(self.plan, &Order::Undo(unconnected), |_| {}) {
             Ok(Answer::Undone(problems)) if problems.is_empty() => error.context("everything was undone"),
             Ok(Answer::Undone(problems)) => {
                 error.context(format!("undone but for this: {}; it was undone because", problems.join("; ")))
@@ -342,6 +347,14 @@ fn wait_for_init(init: &mut Child, events: &Events) -> anyhow::Result<Exit> {
     }
     let code = init.wait_for_code()?;
     Ok(Exit::Command(code))
+}
+
+/// The items whose fixups did not come to an end.
+fn unconnected(published: &Published) -> Vec<usize> {
+    let items = published.items.iter().enumerate();
+    let open =
+        items.filter(|(index, _)| !matches!(published.segment.progress(*index), Ok(Progress::Connected)));
+    open.map(|(_, &item)| item).collect()
 }
 
 /// So that who reads the stage document sees its end.

@@ -182,10 +182,9 @@ impl Waiter<'_> {
 
 /// Tells the fixups that these groups are made.
 pub fn advance(segment: &Segment, plan: &Plan, items: &[usize], groups: &[usize]) {
-    for item in groups.iter().flat_map(|&group| &plan.groups[group]) {
-        if let Ok(index) = items.binary_search(item) {
-            // It fails only if a fixup has given the superblock up, which the loop sees by itself.
-            let _ = segment.advance(index, Progress::Created);
-        }
-    }
+    let made = groups.iter().flat_map(|&group| &plan.groups[group]);
+    let indices = made.filter_map(|item| items.binary_search(item).ok());
+    // One that a fixup has given up meanwhile stays so, which the loop sees by itself.
+    let open = indices.filter(|&index| segment.progress(index).is_ok_and(|progress| !progress.is_final()));
+    let _ = segment.advance_all(open, Progress::Created);
 }

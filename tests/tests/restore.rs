@@ -374,6 +374,32 @@ fn without_a_fixup_everything_is_undone_when_the_timeout_passes() -> Result<()> 
 }
 
 #[test]
+fn a_replacement_whose_fixup_does_not_get_through_is_undone() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut master = like_systemd(&sandbox)?;
+    sandbox.touch(sandbox.path("a"))?;
+    let image = dump(&sandbox);
+    // A stopped process cannot run the calls that connect it.
+    master.process().signal(Signal::SIGSTOP)?;
+    let restore = restore(&sandbox, &image).args(["--replace", "--connect=fixup"]);
+    let (restored, fixed) = restore.pipe(Tool::fixup());
+    fixed.assert_code(1).assert_stderr_contains("kill -CONT");
+    restored.assert_code(1).assert_stderr_contains("undone");
+    master.process().signal(Signal::SIGCONT)?;
+    let after = read(&dump(&sandbox));
+    let b = sandbox.path("b").to_string_lossy().into_owned();
+    let device =
+        after.mounts.iter().find(|mount| mount.mount_point.to_string() == b).context("b is gone")?.device;
+    let superblock = after.superblocks.iter().find(|superblock| superblock.device == device);
+    assert_eq!(superblock.map(|superblock| superblock.state), Some(State::Connected));
+    sandbox.touch(sandbox.path("b"))?;
+    assert!(sandbox.read(sandbox.path("a/served-by"))?.ends_with(" 1\n"), "content stays");
+    sandbox.close()
+}
+
+#[test]
 fn sigint_and_sigterm_undo_everything() -> Result<()> {
     require!(Root, Autofs);
     let _alone = alone();

@@ -46,8 +46,8 @@ pub enum Order {
     Prepare,
     /// Make these groups of the plan.
     Make(Vec<usize>),
-    /// Go back.
-    Undo,
+    /// Go back. These items were made and wait for their masters' fixups.
+    Undo(Vec<usize>),
     /// Execute the command of the fresh namespace, with this segment as a descriptor.
     Launch,
     /// Clean up and end.
@@ -196,7 +196,7 @@ impl<'a> Mounter<'a> {
             let answer = match order {
                 Order::Prepare => self.prepare().map(|()| Answer::Prepared),
                 Order::Make(groups) => self.make_groups(&groups).map(|()| Answer::AllMade),
-                Order::Undo => Ok(Answer::Undone(self.undo())),
+                Order::Undo(unconnected) => Ok(Answer::Undone(self.undo(&unconnected))),
                 Order::Finish => Ok(Answer::Finished(self.finish())),
                 Order::Launch => match launch {
                     Some(launch) => launch.exec().map(|never| match never {}),

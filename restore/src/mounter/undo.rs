@@ -8,7 +8,7 @@ use crate::plan::Action;
 
 impl Mounter<'_> {
     /// Goes back as far as possible, and tells what could not be put back as it was.
-    pub(super) fn undo(&mut self) -> Vec<String> {
+    pub(super) fn undo(&mut self, unconnected: &[usize]) -> Vec<String> {
         let mut problems = Vec::new();
         let begun: Vec<usize> = self.begun.drain(..).collect();
         for &item in begun.iter().rev() {
@@ -19,7 +19,7 @@ impl Mounter<'_> {
         }
         for &item in &begun {
             if self.plan.items[item].old.is_some() {
-                problems.extend(self.put_back(item));
+                problems.extend(self.put_back(item, unconnected.contains(&item)));
             }
         }
         problems.extend(self.finish());
@@ -40,7 +40,7 @@ impl Mounter<'_> {
     }
 
     /// Puts an equal superblock where an old one was taken away, and content back onto it.
-    fn put_back(&mut self, item: usize) -> Vec<String> {
+    fn put_back(&mut self, item: usize, waits: bool) -> Vec<String> {
         let name = self.name(item);
         let was_taken = self.taken.get(&item).is_some_and(|taken| taken.roots.is_empty());
         let is_made = self.plan.items[item].mounts.iter().all(|mount| self.made.contains_key(mount));
@@ -48,6 +48,8 @@ impl Mounter<'_> {
         if was_taken && !is_made {
             problems.extend(self.unmake(item));
             problems.extend(self.make_equal(item));
+        } else if was_taken && waits {
+            problems.extend(self.connect_instead(item));
         }
         // What is parked belongs onto the new superblock, or back onto the old one that is still there.
         if let Err(error) = self.bring_back(item) {
@@ -58,16 +60,38 @@ impl Mounter<'_> {
 
     /// Makes a superblock like the one that was taken away: connected where that is possible from here.
     fn make_equal(&mut self, item: usize) -> Option<String> {
-        let name = self.name(item);
         let planned = self.plan.items[item].action;
-        let first = self.make(item, planned, Number::Planned);
-        let Err(first) = first else {
-            return (planned == Action::Create)
-                .then(|| format!("{name} is left catatonic: run autofs-restore and autofs-fixup again"));
+        let action = if self.can_connect(item) { Action::Connect } else { planned };
+        let Err(first) = self.make(item, action, Number::Planned) else {
+            return (action == Action::Create).then(|| self.left_catatonic(item));
         };
-        match self.make(item, planned, Number::Any) {
+        let name = self.name(item);
+        match self.make(item, action, Number::Any) {
             Ok(()) => Some(format!("{name} was put back, but with another device number: {first:#}")),
             Err(error) => Some(format!("{name} cannot be put back: {error:#}")),
         }
+    }
+
+    /// A new superblock stands in the place of an old one that was connected, and its fixup did not come
+    /// to an end. One that is connected at once takes its place, if nothing is inside or on it.
+    fn connect_instead(&mut self, item: usize) -> Option<String> {
+        let has_content = self.plan.items[item].old.as_ref().is_some_and(|old| !old.content.is_empty());
+        if has_content || !self.can_connect(item) {
+            return Some(self.left_catatonic(item));
+        }
+        let problems = self.unmake(item);
+        problems.into_iter().next().or_else(|| self.make_equal(item))
+    }
+
+    /// Whether an item can be made connected although a fixup was planned for it.
+    fn can_connect(&self, item: usize) -> bool {
+        let superblock = &self.plan.image.superblocks[item];
+        let is_empty = superblock.directories.is_empty() && superblock.symlinks.is_empty();
+        let live = superblock.master.as_ref().and_then(|id| self.masters.live.get(id));
+        is_empty && self.plan.items[item].group.is_some() && live.is_some()
+    }
+
+    fn left_catatonic(&self, item: usize) -> String {
+        format!("{} is left catatonic: run autofs-restore and autofs-fixup again", self.name(item))
     }
 }
