@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use autofs_cr_common::model::{Device, Pid};
 use autofs_cr_common::sys::autofs::{ControlDevice, set_timeout_as_admin};
+use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{
@@ -39,7 +40,7 @@ pub fn run(order: &LoopOrder) -> Result<()> {
     let place = Mounts::new(order)?;
     let paths: Vec<_> = (0..order.count).map(|n| order.prefix.join(format!("{n:06}"))).collect();
     match order.what {
-        Loop::Unmount => paths.iter().try_for_each(unmount),
+        Loop::Unmount => paths.iter().try_for_each(clear),
         Loop::Connect => timed(|| paths.iter().try_for_each(|path| place.connect(path))),
         Loop::Replace => timed(|| {
             paths.iter().try_for_each(|path| {
@@ -59,6 +60,17 @@ fn timed(work: impl FnOnce() -> Result<()>) -> Result<()> {
 
 fn unmount(path: &PathBuf) -> Result<()> {
     umount2(path, MntFlags::UMOUNT_NOFOLLOW).with_context(|| format!("unmount {}", path.display()))
+}
+
+/// Unmounts all that is mounted at a place.
+fn clear(path: &PathBuf) -> Result<()> {
+    loop {
+        match umount2(path, MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => {}
+            Err(Errno::EINVAL) => return Ok(()),
+            Err(error) => return Err(error).with_context(|| format!("unmount {}", path.display())),
+        }
+    }
 }
 
 /// What all mounts have in common.

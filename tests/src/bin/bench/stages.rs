@@ -20,31 +20,35 @@ const ATTEMPTS: usize = 3;
 pub fn measure(mounts: usize, runs: usize, results: &mut Results) -> Result<()> {
     let world = World::new(mounts)?;
     let documents = Documents::new(&world);
-    dump(&world).output(&documents.image).finish().context("make the image")?;
+    documents.make_image(&world)?;
     for round in 1..=runs {
         eprintln!("bench: {mounts} mounts, round {round} of {runs}");
         round_of(&world, &documents, results)?;
     }
-    check_served(&world, &documents)?;
-    world.close()
+    world.close()?;
+    check_served(mounts)
 }
 
-/// Whether what was measured leads to mounts that the master serves.
-fn check_served(world: &World, documents: &Documents) -> Result<()> {
-    let mut result = Ok(());
+/// Whether a restore and its fixup lead to mounts that the master serves: in a world of its own, as the
+/// loops leave other device numbers than the master knows.
+fn check_served(mounts: usize) -> Result<()> {
+    let mut checked = Ok(());
     for _ in 0..ATTEMPTS {
-        result = create_and_fix(world, documents).map(drop);
-        if result.is_ok() {
+        let world = World::new(mounts)?;
+        let documents = Documents::new(&world);
+        documents.make_image(&world)?;
+        checked = create_and_fix(&world, &documents).and_then(|_| world.check_served());
+        world.close()?;
+        if checked.is_ok() {
             break;
         }
     }
-    result.context("the last restore, to check the result")?;
-    world.check_served()
+    checked.context("the check of what was restored")
 }
 
 /// Where the documents are.
 struct Documents {
-    /// Made before anything was changed, and the source of every restore.
+    /// The source of every restore.
     image: PathBuf,
     stage: PathBuf,
     restore_errors: PathBuf,
@@ -55,16 +59,20 @@ impl Documents {
         let file = |name| world.scratch().join(name);
         Self { image: file("image.yaml"), stage: file("stage.yaml"), restore_errors: file("restore-errors") }
     }
+
+    fn make_image(&self, world: &World) -> Result<()> {
+        dump(world).output(&self.image).finish().map(drop).context("make the image")
+    }
 }
 
-/// The tools first: each restore brings back the device numbers that the master knows, and the loops do not.
+/// The tools first: each restore brings back the device numbers of the image, and the loops do not.
 fn round_of(world: &World, documents: &Documents, results: &mut Results) -> Result<()> {
     let mounts = world.mounts();
     results.add_start(tool(world, "autofs-inspect", ["-V"]).finish()?.time());
-    try_some(world, results, &[Stage::Connect], || connect(world, documents))?;
+    try_some(world, documents, results, &[Stage::Connect], || connect(world, documents))?;
     look(world, results)?;
-    try_some(world, results, &[Stage::Replace], || replace(world, documents))?;
-    try_some(world, results, &[Stage::Create, Stage::Fixup], || create_and_fix(world, documents))?;
+    try_some(world, documents, results, &[Stage::Replace], || replace(world, documents))?;
+    try_some(world, documents, results, &[Stage::Create, Stage::Fixup], || create_and_fix(world, documents))?;
 
     results.floor(Stage::Replace, mounts, world.run_loop(Loop::Replace)?);
     world.unmount()?;
@@ -107,6 +115,7 @@ fn whole(measured: &Measured) -> Sample {
 /// Runs stages until they are done; notes why not, if they are not.
 fn try_some<const N: usize>(
     world: &World,
+    documents: &Documents,
     results: &mut Results,
     stages: &[Stage; N],
     run: impl Fn() -> Result<[Sample; N]>,
@@ -122,7 +131,9 @@ fn try_some<const N: usize>(
             }
             Err(error) => last = Some(format!("{error:#}")),
         }
+        // With an image of it: something else may keep a number of the image before.
         world.reset().context("put the mounts back")?;
+        documents.make_image(world)?;
     }
     for stage in stages {
         results.failure(*stage, world.mounts(), last.clone().unwrap_or_default());

@@ -262,8 +262,9 @@ fn notes(results: &Results, rows: &[Row], text: &mut String) -> Result<()> {
         )?;
     }
     for row in rows {
-        for failure in &row.failures {
-            writeln!(text, "a run of {} with {} mounts failed: {failure}", row.stage, row.mounts)?;
+        if let Some(last) = row.failures.last() {
+            let count = row.failures.len();
+            writeln!(text, "{} with {} mounts failed in {count} rounds: {last}", row.stage, row.mounts)?;
         }
     }
     Ok(())

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use autofs_cr_common::model::Pid;
-use autofs_cr_tests::sandbox::{End, Master, MasterOptions, Sandbox};
+use autofs_cr_common::model::{Device, Pid};
+use autofs_cr_tests::sandbox::{End, Master, MasterOptions, Sandbox, program};
 use tempfile::TempDir;
 
 use crate::cli::Loop;
@@ -17,6 +17,9 @@ const READ_FD: i32 = 50;
 /// How long a loop may take.
 const DEADLINE: Duration = Duration::from_secs(120);
 
+/// How often a world is made until its device numbers are the lowest.
+const ATTEMPTS: usize = 5;
+
 /// A private world in which one master has many direct mounts.
 pub struct World {
     sandbox: Sandbox,
@@ -27,8 +30,22 @@ pub struct World {
 }
 
 impl World {
-    /// One with this many mounts, connected.
+    /// One with this many mounts, connected. Where device numbers below theirs are free, which is so
+    /// while the mounts of a world before are still going away, a restore has more to do: to take these
+    /// numbers. Then another one is made.
     pub fn new(mounts: usize) -> Result<Self> {
+        for _ in 1..ATTEMPTS {
+            let world = Self::with_any_numbers(mounts)?;
+            if world.has_lowest_numbers()? {
+                return Ok(world);
+            }
+            world.close()?;
+        }
+        eprintln!("bench: device numbers below those of the mounts are free: restore takes longer by that");
+        Self::with_any_numbers(mounts)
+    }
+
+    fn with_any_numbers(mounts: usize) -> Result<Self> {
         let sandbox = Sandbox::new()?;
         let prefix = sandbox.path("bulk");
         // Without a write end of its own the master would see a hang-up whenever all is unmounted.
@@ -44,6 +61,16 @@ impl World {
         let world = Self { sandbox, master, mounts, prefix, scratch };
         world.check_connected()?;
         Ok(world)
+    }
+
+    /// Whether the next number that the kernel hands out is above the first of the mounts.
+    fn has_lowest_numbers(&self) -> Result<bool> {
+        let place = self.sandbox.mkdir("probe")?;
+        let probe = self.sandbox.command(program("autofs-probe")).arg("reuse").arg(place).run();
+        let next: Device = probe.stdout.lines().next().context("the probe said nothing")?.parse()?;
+        let line = self.sandbox.mount_line(self.prefix.join("000000")).context("no mount is there")?;
+        let first: Device = line.split(' ').nth(2).context("no device")?.parse()?;
+        Ok(next > first)
     }
 
     /// The number of mounts.
@@ -133,6 +160,8 @@ impl World {
 
     /// Ends it, and checks that nothing is left.
     pub fn close(self) -> Result<()> {
+        // What a namespace leaves at its end goes away later, and would disturb the next world.
+        self.unmount()?;
         drop(self.master);
         self.sandbox.close()
     }
