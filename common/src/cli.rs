@@ -88,8 +88,32 @@ pub fn say(tool: &str, what: fmt::Arguments<'_>) {
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
+/// `1 mount`, `2 mounts`.
+pub fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Whether standard output may be coloured: it is a terminal, and NO_COLOR is not set (no-color.org).
 pub fn may_colour() -> bool {
     let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     !forbidden && io::stdout().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thing_has_no_s() {
+        assert_eq!((count(1, "mount"), count(0, "mount")), ("1 mount".into(), "0 mounts".into()));
+    }
+
+    #[test]
+    fn seconds_are_read_with_and_without_a_fraction() {
+        assert_eq!(parse_seconds("0.25"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_seconds("30"), Ok(Duration::from_secs(30)));
+        for wrong in ["", "x", "-1", "NaN", "inf", "1e99"] {
+            assert!(parse_seconds(wrong).is_err(), "{wrong} was taken");
+        }
+    }
 }

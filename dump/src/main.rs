@@ -19,7 +19,7 @@ mod refuse;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use autofs_cr_common::cli::Voice;
+use autofs_cr_common::cli::{Voice, count};
 use autofs_cr_common::doc::{self, DocError, Image, Output};
 use autofs_cr_common::exit::{Exit, conclude};
 use autofs_cr_common::proc::Proc;
@@ -51,10 +51,10 @@ fn run(cli: &Cli) -> Result<Exit> {
     doc::write(&image, &mut output).map_err(|source| DocError::Write { name: cli.output_name(), source })?;
     output.finish()?;
     voice.detail(format_args!(
-        "{} mounts of {} superblocks, {} masters",
-        image.mounts.len(),
-        image.superblocks.len(),
-        image.masters.len()
+        "{} of {}, {}",
+        count(image.mounts.len(), "mount"),
+        count(image.superblocks.len(), "superblock"),
+        count(image.masters.len(), "master")
     ));
     Ok(Exit::Done)
 }

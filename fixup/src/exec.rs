@@ -14,7 +14,7 @@ mod numbers;
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, bail};
-use autofs_cr_common::cli::Voice;
+use autofs_cr_common::cli::{Voice, count};
 use autofs_cr_common::exit::Exit;
 use autofs_cr_common::proc::Proc;
 use autofs_cr_common::segment::{Progress, Segment};
@@ -62,7 +62,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
             error.context(format!("cannot become master {}", show::quoted(&segment.masters()[master].id)))
         );
     }
-    voice.note(format_args!("connected {} of 1 master", show::count(becoming.roots.len(), "mount")));
+    voice.note(format_args!("connected {} of 1 master", count(becoming.roots.len(), "mount")));
     drop(claim);
     let error = program.exec();
     becoming.undo(Errno::ENOEXEC);
@@ -153,7 +153,7 @@ impl Becoming<'_> {
             if waiting.is_empty() {
                 return Ok(());
             }
-            self.voice.detail(format_args!("waiting for {}", show::count(waiting.len(), "mount")));
+            self.voice.detail(format_args!("waiting for {}", count(waiting.len(), "mount")));
             self.watch.wait(seen)?;
         }
     }

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::Context;
-use autofs_cr_common::cli::Voice;
+use autofs_cr_common::cli::{Voice, count};
 use autofs_cr_common::doc::image::End;
 use autofs_cr_common::model::Device;
 use autofs_cr_common::segment::{Progress, Segment};
@@ -156,9 +156,9 @@ impl Live<'_> {
                 self.connect(&held, ready)?;
             } else if !waiting.is_empty() {
                 self.voice.detail(format_args!(
-                    "{}: waiting for restore to make {} mounts",
+                    "{}: waiting for restore to make {}",
                     self.name(),
-                    waiting.len()
+                    count(waiting.len(), "mount")
                 ));
                 self.watch.wait(seen)?;
             }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use autofs_cr_common::cli::Voice;
+use autofs_cr_common::cli::{Voice, count};
 use autofs_cr_common::doc::{self, Stage};
 use autofs_cr_common::exit::Exit;
 use autofs_cr_common::model::Pid;
@@ -110,9 +110,9 @@ fn connect(
     let Summary { connected, masters: done, failed } = work.run(segment, masters)?;
     if failed {
         let all: usize = masters.iter().map(|&master| segment.superblocks_of(master).count()).sum();
-        voice.note(format_args!("connected {connected} of {}", show::count(all, "mount")));
+        voice.note(format_args!("connected {connected} of {}", count(all, "mount")));
     } else {
-        let (mounts, masters) = (show::count(connected, "mount"), show::count(done, "master"));
+        let (mounts, masters) = (count(connected, "mount"), count(done, "master"));
         voice.note(format_args!("connected {mounts} of {masters}"));
     }
     Ok(if failed { Exit::Failed } else { Exit::Done })

@@ -2,13 +2,9 @@
 
 use std::fmt::Write;
 
+use autofs_cr_common::cli::count;
 use autofs_cr_common::doc::image::End;
 use autofs_cr_common::segment::{Master, Segment, VARIABLE};
-
-/// A number of things.
-pub fn count(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
 
 /// A word that can be given to a shell.
 pub fn quoted(word: &str) -> String {
@@ -24,7 +20,7 @@ pub fn absent(segment: &Segment, master: usize, name: Option<&str>) -> String {
     let id = quoted(&segment.masters()[master].id);
     let variable = name.map(|name| format!("{VARIABLE}={name} ")).unwrap_or_default();
     format!(
-        "master {id} is not there yet ({} wait for it): start it with {variable}autofs-fixup --master {id} \
+        "master {id} is not there yet (it has {} to serve): start it with {variable}autofs-fixup --master {id} \
         --exec -- CMD",
         count(segment.superblocks_of(master).count(), "mount")
     )
@@ -91,10 +87,5 @@ mod tests {
         assert_eq!(quoted("a b"), "'a b'");
         assert_eq!(quoted("a\nb"), "'a\\nb'");
         assert_eq!(quoted(""), "''");
-    }
-
-    #[test]
-    fn one_thing_has_no_s() {
-        assert_eq!((count(1, "mount"), count(0, "mount")), ("1 mount".into(), "0 mounts".into()));
     }
 }

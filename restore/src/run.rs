@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use autofs_cr_common::child::Child;
-use autofs_cr_common::cli::Voice;
+use autofs_cr_common::cli::{Voice, count};
 use autofs_cr_common::doc::{self, Image, Output};
 use autofs_cr_common::exit::Exit;
 use autofs_cr_common::model::Pid;
@@ -50,7 +50,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     signals::block().context("cannot block signals")?;
     let swept = segment::sweep();
     if swept > 0 {
-        voice.detail(format_args!("took {} away that a killed restore left", show::count(swept, "segment")));
+        voice.detail(format_args!("took {} away that a killed restore left", count(swept, "segment")));
     }
     let published = publish(&plan, &survey.masters, arguments.timeout)?;
     let launch = launch(arguments, published.as_ref(), &device)?;
@@ -59,7 +59,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         (None, Some(launch)) => Place::Fresh(arguments.root.as_deref(), launch),
         (None, None) => bail!("no target and no command"),
     };
-    let worker = Worker::start(&plan, &survey.masters, &place, device)?;
+    let worker = Worker::start(&plan, &survey.masters, &place, device, arguments.timeout)?;
     let restore = Restore {
         arguments,
         voice,

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use autofs_cr_common::cli::count;
+
 use crate::plan::{Action, Item, Plan};
 
 /// Prints the plan: a line for each superblock, in the order of work.
@@ -36,11 +38,6 @@ fn line(plan: &Plan, index: usize, item: &Item, out: &mut impl Write) -> io::Res
         write!(out, " (any device number)")?;
     }
     writeln!(out)
-}
-
-/// `1 mount`, `2 mounts`.
-pub fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// What the plan does, in one line.

@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::bail;
-use autofs_cr_common::cli::Voice;
+use autofs_cr_common::cli::{Voice, count};
 use autofs_cr_common::segment::{Progress, Segment};
 use crossbeam_channel::RecvTimeoutError;
 
 use crate::events::{Event, Events};
 use crate::mounter::Order;
 use crate::plan::Plan;
-use crate::show::count;
 use crate::worker::Worker;
 
 /// How the waiting ended.

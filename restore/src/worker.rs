@@ -23,7 +23,7 @@ use crate::signals;
 
 /// How long the mounter may say nothing. Each of its steps takes well below a millisecond, but for a
 /// path walk onto a mount with a pending request, which never ends.
-const SILENCE: Duration = Duration::from_secs(5);
+const MOST_SILENCE: Duration = Duration::from_secs(5);
 
 /// Where the mounter works.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub enum Place<'a> {
 pub struct Worker {
     child: Child,
     progress: Progress,
+    /// How long it may say nothing.
+    silence: Duration,
 }
 
 impl Worker {
@@ -49,12 +51,13 @@ impl Worker {
         masters: &Masters,
         place: &Place<'_>,
         device: ControlDevice,
+        timeout: Duration,
     ) -> anyhow::Result<Self> {
         let progress = Progress::new().context("cannot make a memory file")?;
         let outfit = Outfit { device, proc_dir: open_proc()?, progress: progress.share()? };
         let child = Child::spawn(|channel| enter(plan, masters, place, channel, outfit))
             .context("cannot start a child process")?;
-        let worker = Self { child, progress };
+        let worker = Self { child, progress, silence: MOST_SILENCE.min(timeout) };
         match worker.answer(plan)? {
             Answer::Ready => Ok(worker),
             other => bail!("the mounter answered {other:?} when it was started"),
@@ -81,7 +84,7 @@ impl Worker {
     /// Gives an order that is not answered, as the mounter becomes another program.
     pub fn launch(&self) -> anyhow::Result<()> {
         self.child.send(&Order::Launch, &[])?;
-        match self.child.receive::<Answer>(Some(Instant::now() + SILENCE)) {
+        match self.child.receive::<Answer>(Some(Instant::now() + self.silence)) {
             // The channel is closed by execve.
             Err(ChannelError::Closed) => Ok(()),
             Ok((Answer::Failed(why), _)) => bail!(why),
@@ -101,7 +104,7 @@ impl Worker {
     }
 
     fn answer(&self, plan: &Plan) -> anyhow::Result<Answer> {
-        match self.child.receive(Some(Instant::now() + SILENCE)) {
+        match self.child.receive(Some(Instant::now() + self.silence)) {
             Ok((answer, _)) => Ok(answer),
             Err(ChannelError::TimedOut) => Err(self.blocked(plan)),
             Err(ChannelError::Closed) => bail!("the mounter ended{}", self.at(plan)),
@@ -111,9 +114,10 @@ impl Worker {
 
     fn blocked(&self, plan: &Plan) -> anyhow::Error {
         anyhow::anyhow!(
-            "no answer for {} seconds{}: a request is probably pending there, which blocks every walk onto it; \
-             autofs-inspect shows who waits, and SIGKILL of the first of them frees it",
-            SILENCE.as_secs(),
+            "no answer for {:.0?}{}: a request is probably pending there, which blocks every walk onto it; \
+             SIGKILL of the first process that waits for it lets walks through again (ps -eo pid,wchan,args shows \
+             those in autofs_wait)",
+            self.silence,
             self.at(plan)
         )
     }

@@ -586,7 +586,9 @@ fn a_program_that_is_executed_serves_requests() -> Result<()> {
     }
     let traces = Traces::at_rest(master.pid())?;
     let environment = std::fs::read_to_string(format!("/proc/{}/environ", master.pid()))?;
-    assert!(!environment.contains("AUTOFS_CR"), "{environment}");
+    for name in ["AUTOFS_CR_SEGMENT", "AUTOFS_CR_DEVICE"] {
+        assert!(!environment.contains(name), "{environment}");
+    }
     assert!(!traces.descriptors.values().any(|found| found.contains("autofs-cr")), "{traces:?}");
     // O_NONBLOCK as recorded.
     assert!(traces.descriptors["55"].ends_with("02004000"), "{traces:?}");
@@ -823,7 +825,7 @@ fn what_is_no_stage_document_is_refused() {
     let fixup = |text: &str| Tool::fixup().stdin(format!("{text}...\n"));
     refuses(Tool::fixup(), "autofs-fixup: ");
     refuses(Tool::fixup().stdin("format: autofs-cr/stage/1\nmasters: []\n"), "it is cut off");
-    refuses(fixup("format: autofs-cr/image/1\n"), "this is a image, and a stage is needed");
+    refuses(fixup("format: autofs-cr/image/1\n"), "this is the format of the image; the stage is needed");
     refuses(fixup("format: autofs-cr/stage/9\n"), "version 9 of the stage format is not known");
     refuses(fixup("format: autofs-cr/stage/1\nmasters: []\nmore: 1\n"), "more");
     refuses(Tool::fixup().args(["-i", "/no/such/file"]), "/no/such/file");

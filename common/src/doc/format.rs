@@ -55,7 +55,7 @@ fn check<K: Kind>(found: &str) -> Result<(), String> {
             )
         }
         ["autofs-cr", kind @ ("report" | "image" | "stage"), _] => {
-            format!("this is a {kind}, and a {} is needed ({})", K::NAME, where_from(K::NAME))
+            format!("this is the format of the {kind}; the {} is needed ({})", K::NAME, where_from(K::NAME))
         }
         _ => format!("unknown format '{found}', expected '{expected}'"),
     })

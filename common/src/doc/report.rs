@@ -23,8 +23,8 @@ pub struct Report {
     pub processes: Vec<Process>,
     /// The autofs instances, by device.
     pub superblocks: Vec<Superblock>,
-    /// The mounts that show them, in the order of mountinfo, which puts what is mounted later on the
-    /// same place behind what it covers.
+    /// The mounts that show them, in the order of mountinfo: by their ids, so that one that was moved may stand
+    /// before the one it is on.
     pub mounts: Vec<Mount>,
     /// What is mounted directly on an autofs mount.
     pub content: Vec<Content>,

@@ -246,7 +246,7 @@ fn helper(role: &str, locator: &str, stdin: Stdio) -> Child {
 
 fn start(mut program: Command, role: &str, locator: &str, stdin: Stdio) -> Child {
     program
-        .args(["--exact", "segment::tests::in_another_process", "--ignored", "--nocapture"])
+        .args(["--exact", "segment::tests::in_another_process", "--nocapture"])
         .env(ROLE, role)
         .env(VARIABLE, locator)
         .stdin(stdin)
@@ -255,8 +255,8 @@ fn start(mut program: Command, role: &str, locator: &str, stdin: Stdio) -> Child
         .expect("another process")
 }
 
+/// The other process of the tests below; by itself, without a role, it does nothing.
 #[test]
-#[ignore = "is run by other tests"]
 fn in_another_process() {
     match std::env::var(ROLE).as_deref() {
         Ok("fixup") => {
