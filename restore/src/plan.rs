@@ -1,16 +1,20 @@
 //! The plan: what is done with each superblock of the image, decided before the first change from the
 //! image, a report of what is there, and the masters that live. It changes nothing by itself.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::path::{Path, PathBuf};
 
-use autofs_cr_common::doc::image::{Image, Superblock};
+use autofs_cr_common::doc::image::{Directory, Image, Mode, Superblock};
 use autofs_cr_common::doc::report::{self, Report};
 use autofs_cr_common::masters::Identity;
 use autofs_cr_common::model::{Device, Pid, State, TextPath};
 
 use crate::layout::{self, Layout};
 use crate::live::{Live, Masters};
+
+/// The mode of a directory that is made for what is mounted on it, as automount(8) makes them.
+const KEY_MODE: Mode = Mode(0o555);
 
 /// What the user asked for.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +77,8 @@ pub struct Item {
     pub mounts: Vec<usize>,
     /// Its device number has to be the one of the image.
     pub keeps_device: bool,
+    /// Directories that are needed for what is mounted on it now, and that the image does not have.
+    pub missing: Vec<Directory>,
     /// The process group of its living master, in the target's pid namespace.
     pub group: Option<Pid>,
 }
@@ -165,7 +171,7 @@ pub enum PlanError {
 
 /// Makes the plan. `report` is of the target's mount namespace; for a fresh one it is empty.
 pub fn plan(
-    image: Image,
+    mut image: Image,
     report: &Report,
     everywhere: &Taken,
     masters: &Masters,
@@ -187,6 +193,9 @@ pub fn plan(
     }
     check_devices(&image, &items, everywhere)?;
     check_nothing_foreign(&image, &items, &there)?;
+    for (superblock, item) in image.superblocks.iter_mut().zip(&items) {
+        superblock.directories.extend(item.missing.iter().cloned());
+    }
     let item_of = layout::item_of(&image, &items);
     let groups = layout.groups(&items, &item_of);
     Ok(Plan { image, items, item_of, parents: layout.parents, groups, notes })
@@ -247,10 +256,12 @@ impl Planner<'_> {
             Some(device) => Some(self.old(device, &mounts)?),
             None => None,
         };
-        let action = self.anew(old.is_some(), &mounts)?;
+        let inside = old.as_ref().map_or(Vec::new(), |old| self.inside(old, &mounts));
+        let action = self.anew(old.is_some(), !inside.is_empty(), &mounts)?;
+        let missing = self.missing(&inside);
         let group = self.live().and_then(|_| self.group());
         let keeps_device = self.identity() != Identity::None || action == Action::Leave;
-        Ok(Item { action, old, mounts, keeps_device, group })
+        Ok(Item { action, old, mounts, keeps_device, missing, group })
     }
 
     fn first_mount_point(&self, mounts: &[usize]) -> TextPath {
@@ -303,7 +314,7 @@ impl Planner<'_> {
             State::Delegated => return Err(self.delegated(mount_point)),
             _ => Action::Adopt,
         };
-        Ok(Item { action, old: None, mounts, keeps_device: true, group: None })
+        Ok(Item { action, old: None, mounts, keeps_device: true, missing: Vec::new(), group: None })
     }
 
     /// Whether a superblock that is there is connected as the image says, and has its timeout.
@@ -343,8 +354,34 @@ impl Planner<'_> {
         })
     }
 
+    /// The directories of the old superblock, as from its root, that something is mounted on: they have to
+    /// be in the new one too, also if the image was made before.
+    fn inside(&self, old: &Old, mounts: &[usize]) -> Vec<PathBuf> {
+        let outer = |path: &TextPath| {
+            let mounts = mounts.iter().map(|&index| &self.image.mounts[index]);
+            let around = mounts.filter(|mount| path.starts_with(&mount.mount_point));
+            around.max_by_key(|mount| mount.mount_point.as_bytes().len())
+        };
+        let inside = old.content.iter().filter_map(|content| {
+            let mount = outer(&content.mount_point)?;
+            let below = content.mount_point.strip_prefix(&mount.mount_point).ok()?;
+            Some(mount.root.strip_prefix("/").ok()?.join(below))
+        });
+        inside.filter(|path| !path.as_os_str().is_empty()).collect()
+    }
+
+    /// Those of these directories, and those they are in, that the image does not have; parents first.
+    fn missing(&self, inside: &[PathBuf]) -> Vec<Directory> {
+        let known: HashSet<&Path> =
+            self.superblock.directories.iter().map(|directory| &*directory.path).collect();
+        let ancestors = inside.iter().flat_map(|path| path.ancestors());
+        let missing: BTreeSet<&Path> =
+            ancestors.filter(|path| !path.as_os_str().is_empty() && !known.contains(path)).collect();
+        missing.into_iter().map(|path| Directory { path: path.into(), mode: KEY_MODE }).collect()
+    }
+
     /// A new superblock is made.
-    fn anew(&self, replaces: bool, mounts: &[usize]) -> Result<Action, PlanError> {
+    fn anew(&self, replaces: bool, has_inside: bool, mounts: &[usize]) -> Result<Action, PlanError> {
         if self.superblock.state == State::Catatonic {
             return Ok(Action::Leave);
         }
@@ -353,7 +390,7 @@ impl Planner<'_> {
         if replaces && live.is_some() && self.identity() == Identity::Inode {
             return Err(PlanError::NeedsInode { mount_point: mount_point(), master: self.master_name() });
         }
-        if live.is_some() && self.can_connect(replaces) {
+        if live.is_some() && !has_inside && self.can_connect(replaces) {
             return Ok(Action::Connect);
         }
         if self.superblock.state == State::Delegated {

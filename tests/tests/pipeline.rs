@@ -3,36 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use autofs_cr_common::doc::{self, Image, Stage};
 use autofs_cr_common::model::State;
 use autofs_cr_common::segment::{Progress, Segment};
 use autofs_cr_tests::guard::alone;
 use autofs_cr_tests::require;
+use autofs_cr_tests::sandbox::images::{
+    dump, lasting, make_catatonic, read_image as read, stage_text, start_restore,
+};
 use autofs_cr_tests::sandbox::{MasterOptions, Sandbox, TestCommand, Tool, program};
-
-fn read(image: &str) -> Image {
-    doc::parse(image.as_bytes(), "the image").expect(image)
-}
-
-/// An image without what is another in every new superblock: the inode number of its root.
-fn lasting(image: &str) -> Image {
-    let mut image = read(image);
-    image.superblocks.iter_mut().for_each(|superblock| superblock.inode = None);
-    image
-}
-
-fn dump(sandbox: &Sandbox) -> String {
-    Tool::dump().target(sandbox).run().assert_success().stdout
-}
-
-fn make_catatonic(sandbox: &Sandbox, image: &str) {
-    let image = read(image);
-    for mount in &image.mounts {
-        let (place, device) = (mount.mount_point.to_string(), mount.device.to_string());
-        let probe = program("autofs-probe");
-        sandbox.run([&probe.to_string_lossy(), "catatonic", &place, &device]).assert_success();
-    }
-}
 
 #[test]
 fn the_whole_pipeline_replaces_every_mount_under_its_masters() -> Result<()> {
@@ -114,18 +92,11 @@ fn restore_notices_a_fixup_that_dies_and_another_one_goes_on() -> Result<()> {
     let mut master = sandbox.master(MasterOptions::new().direct("d"))?;
     let image = dump(&sandbox);
     make_catatonic(&sandbox, &image);
-    let fifo = sandbox.outside(sandbox.path("stage"));
-    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
-    let script =
-        format!("exec {} -p {} > {}", program("autofs-restore").display(), sandbox.pid(), fifo.display());
-    let restore = TestCommand::new("sh").args(["-c", &script]).stdin(image).spawn();
-    // Restore ends its output when all that it can do alone is done.
-    let text = std::fs::read_to_string(&fifo)?;
-    let stage: Stage = doc::parse(text.as_bytes(), "the stage document")?;
+    let (restore, stage) = start_restore(&sandbox, &image, "")?;
     let segment = Segment::open_address(stage.segment.as_ref().context("no segment")?)?;
     assert_eq!(segment.progress(0)?, Progress::Created);
     drop(segment.claim(0)?);
-    Tool::fixup().stdin(text).run().assert_success();
+    Tool::fixup().stdin(stage_text(&stage)).run().assert_success();
     restore.finish().assert_success().assert_stderr_contains("adopt 1");
     sandbox.touch(sandbox.path("d"))?;
     master.assert_undisturbed();
@@ -140,21 +111,11 @@ fn a_restore_that_was_killed_can_be_run_again() -> Result<()> {
     let mut master = sandbox.master(MasterOptions::new().direct("d").arg("--identity=device"))?;
     let image = dump(&sandbox);
     sandbox.run(["umount", &sandbox.path("d").to_string_lossy()]).assert_success();
-    let fifo = sandbox.outside(sandbox.path("stage"));
-    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
-    let script = format!(
-        "exec {} --connect=fixup -p {} > {}",
-        program("autofs-restore").display(),
-        sandbox.pid(),
-        fifo.display()
-    );
-    let mut restore = TestCommand::new("sh").args(["-c", &script]).stdin(&*image).spawn();
-    let stage = std::fs::read_to_string(&fifo)?;
+    let (mut restore, stage) = start_restore(&sandbox, &image, "--connect=fixup")?;
     restore.process().kill()?;
     drop(restore);
-    Tool::fixup().stdin(&*stage).run().assert_code(1);
+    Tool::fixup().stdin(stage_text(&stage)).run().assert_code(1);
     // The next restore would take it away, but not so soon.
-    let stage: Stage = doc::parse(stage.as_bytes(), "the stage document")?;
     std::fs::remove_file(
         Path::new("/dev/shm").join(stage.segment.context("no segment")?.name.trim_start_matches('/')),
     )?;
@@ -272,12 +233,7 @@ fn a_dead_masters_mounts_are_adopted_for_a_new_one() -> Result<()> {
     master.kill()?;
     let image = dump(&sandbox);
     assert!(read(&image).superblocks.iter().all(|superblock| superblock.state == State::Orphaned), "{image}");
-    let fifo = sandbox.outside(sandbox.path("stage"));
-    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
-    let script =
-        format!("exec {} -p {} > {}", program("autofs-restore").display(), sandbox.pid(), fifo.display());
-    let restore = TestCommand::new("sh").args(["-c", &script]).stdin(&*image).spawn();
-    let stage: Stage = doc::parse(std::fs::read_to_string(&fifo)?.as_bytes(), "the stage document")?;
+    let (restore, stage) = start_restore(&sandbox, &image, "")?;
     let name = stage.segment.context("no segment")?.name;
     let fixup = program("autofs-fixup").into_os_string();
     let options = MasterOptions::new().via([fixup, "--exec".into(), "--".into()]);

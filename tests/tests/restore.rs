@@ -3,30 +3,15 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
-use autofs_cr_common::doc::{self, Image};
+use autofs_cr_common::doc::Stage;
 use autofs_cr_common::model::State;
 use autofs_cr_tests::guard::alone;
 use autofs_cr_tests::require;
+use autofs_cr_tests::sandbox::images::{dump, lasting, make_catatonic, read_image as read, start_restore};
 use autofs_cr_tests::sandbox::{Finished, Master, MasterOptions, Sandbox, TestCommand, Tool, program};
 use nix::sys::signal::Signal;
-
-fn dump(sandbox: &Sandbox) -> String {
-    Tool::dump().target(sandbox).run().assert_success().stdout
-}
-
-fn read(image: &str) -> Image {
-    doc::parse(image.as_bytes(), "the image").expect(image)
-}
-
-/// An image without what is another in every new superblock: the inode number of its root.
-fn lasting(image: &str) -> Image {
-    let mut image = read(image);
-    image.superblocks.iter_mut().for_each(|superblock| superblock.inode = None);
-    image
-}
 
 fn restore(sandbox: &Sandbox, image: &str) -> TestCommand {
     Tool::restore().target(sandbox).arg("--timeout=10").stdin(image)
@@ -40,10 +25,9 @@ fn restore_and_fix(sandbox: &Sandbox, image: &str, arguments: &[&str]) -> (Finis
 
 /// The segment that a stage document names is gone.
 #[track_caller]
-fn assert_segment_is_gone(stage: &str) {
-    let (_, name) = stage.split_once("name: \"/").expect(stage);
-    let (name, _) = name.split_once('"').expect(stage);
-    assert!(!Path::new("/dev/shm").join(name).exists(), "{name} is left");
+fn assert_segment_is_gone(stage: &Stage) {
+    let name = &stage.segment.as_ref().expect("a segment").name;
+    assert!(!Path::new(&format!("/dev/shm{name}")).exists(), "{name} is left");
 }
 
 fn descriptors(master: &Master) -> BTreeSet<(String, String)> {
@@ -130,22 +114,7 @@ fn a_catatonic_mount_is_adopted_in_place_and_serves_again() -> Result<()> {
     let sandbox = Sandbox::new()?;
     let mut master = sandbox.master(MasterOptions::new().direct("a").indirect("i").like_automount())?;
     let image = dump(&sandbox);
-    for superblock in &read(&image).superblocks {
-        let mount_point = read(&image)
-            .mounts
-            .iter()
-            .find(|mount| mount.device == superblock.device)
-            .map(|mount| mount.mount_point.to_string());
-        let mount_point = mount_point.context("no mount")?;
-        sandbox
-            .run([
-                &program("autofs-probe").to_string_lossy(),
-                "catatonic",
-                &mount_point,
-                &superblock.device.to_string(),
-            ])
-            .assert_success();
-    }
+    make_catatonic(&sandbox, &image);
     assert!(read(&dump(&sandbox)).superblocks.iter().all(|superblock| superblock.state == State::Catatonic));
     let (restored, _) = restore_and_fix(&sandbox, &image, &[]);
     restored.assert_stderr_contains("adopt 2");
@@ -180,6 +149,27 @@ fn mounts_with_directories_inside_are_replaced_by_way_of_the_fixup() -> Result<(
     sandbox.touch(sandbox.path("i/browse"))?;
     master.assert_undisturbed();
     sandbox.close()
+}
+
+#[test]
+fn what_was_mounted_after_the_dump_is_moved_over_too() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    for subdir in [None, Some("--subdir=browse")] {
+        let sandbox = Sandbox::new()?;
+        let options = MasterOptions::new().indirect("i").args(["--identity=device"]).args(subdir);
+        let mut master = sandbox.master(options)?;
+        let image = dump(&sandbox);
+        sandbox.touch(sandbox.path("i/late"))?;
+        restore_and_fix(&sandbox, &image, &["--replace"]);
+        assert!(sandbox.read(sandbox.path("i/late/served-by"))?.ends_with(" 1\n"), "it was served once only");
+        restore_and_fix(&sandbox, &dump(&sandbox), &["--replace"]);
+        assert!(sandbox.read(sandbox.path("i/late/served-by"))?.ends_with(" 1\n"));
+        sandbox.touch(sandbox.path("i/new"))?;
+        master.assert_undisturbed();
+        sandbox.close()?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -409,37 +399,13 @@ fn sigint_and_sigterm_undo_everything() -> Result<()> {
         let image = dump(&sandbox);
         sandbox.run(["umount", &sandbox.path("b").to_string_lossy()]).assert_success();
         let before = sandbox.mountinfo();
-        let document = tempfile::tempdir()?;
-        let stage = document.path().join("stage");
-        let restore = restore(&sandbox, &image).args(["--connect=fixup", "--output"]).arg(&stage);
-        let mut running = restore.spawn();
-        // The stage document appears when all that can be mounted is mounted.
-        wait_for(&stage)?;
+        let (mut running, stage) = start_restore(&sandbox, &image, "--connect=fixup")?;
         running.process().signal(signal)?;
         running.finish().assert_code(1).assert_stderr_contains("everything was undone");
         assert_eq!(sandbox.mountinfo(), before, "{signal}");
-        assert_segment_is_gone(&fs::read_to_string(&stage)?);
+        assert_segment_is_gone(&stage);
         drop(master);
         sandbox.close()?;
-    }
-    Ok(())
-}
-
-/// Waits until a file appears, by inotify.
-fn wait_for(file: &Path) -> Result<()> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-    use std::os::fd::AsFd;
-    let inotify = Inotify::init(InitFlags::empty())?;
-    inotify.add_watch(
-        file.parent().context("no folder")?,
-        AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE,
-    )?;
-    while !file.exists() {
-        let mut polled = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
-        let timeout = PollTimeout::try_from(Duration::from_secs(20))?;
-        anyhow::ensure!(poll(&mut polled, timeout)? > 0, "{} did not appear", file.display());
-        inotify.read_events()?;
     }
     Ok(())
 }

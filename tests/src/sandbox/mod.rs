@@ -3,6 +3,7 @@
 //! dropping a value ends what it started.
 
 mod blocked;
+pub mod images;
 mod link;
 mod masters;
 mod process;

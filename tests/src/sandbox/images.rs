@@ -1,0 +1,68 @@
+//! Images of a sandbox, and a restore that waits for its fixups.
+
+use anyhow::{Context, Result};
+use autofs_cr_common::doc::{self, Image, Stage};
+
+use super::tool::Running;
+use super::{Sandbox, TestCommand, Tool, program};
+
+/// What autofs-dump writes of the sandbox.
+///
+/// # Panics
+/// If it fails.
+#[track_caller]
+pub fn dump(sandbox: &Sandbox) -> String {
+    Tool::dump().target(sandbox).run().assert_success().stdout
+}
+
+/// An image as it was written.
+///
+/// # Panics
+/// If it is none.
+#[track_caller]
+pub fn read_image(text: &str) -> Image {
+    doc::parse(text.as_bytes(), "the image").expect(text)
+}
+
+/// An image without what is another in every new superblock: the inode number of its root.
+#[track_caller]
+pub fn lasting(text: &str) -> Image {
+    let mut image = read_image(text);
+    image.superblocks.iter_mut().for_each(|superblock| superblock.inode = None);
+    image
+}
+
+/// Makes all superblocks of an image catatonic, as a master's death does in the end.
+///
+/// # Panics
+/// If one cannot be.
+#[track_caller]
+pub fn make_catatonic(sandbox: &Sandbox, image: &str) {
+    for mount in &read_image(image).mounts {
+        let (place, device) = (mount.mount_point.to_string(), mount.device.to_string());
+        let probe = program("autofs-probe");
+        sandbox.run([&probe.to_string_lossy(), "catatonic", &place, &device]).assert_success();
+    }
+}
+
+/// Starts a restore, and waits until it has done all that it can do without a fixup: its stage document.
+pub fn start_restore(sandbox: &Sandbox, image: &str, arguments: &str) -> Result<(Running, Stage)> {
+    let fifo = sandbox.outside(sandbox.path("stage"));
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
+    let restore = program("autofs-restore");
+    let script = format!("exec {} -p {} {arguments} > {}", restore.display(), sandbox.pid(), fifo.display());
+    let running = TestCommand::new("sh").args(["-c", &script]).stdin(image).spawn();
+    // Restore ends its output when the document is written.
+    let text = std::fs::read(&fifo).context("cannot read the stage document")?;
+    Ok((running, doc::parse(&text, "the stage document")?))
+}
+
+/// A stage document as autofs-fixup reads it.
+///
+/// # Panics
+/// If there is no memory.
+pub fn stage_text(stage: &Stage) -> Vec<u8> {
+    let mut text = Vec::new();
+    doc::write(stage, &mut text).expect("writing to memory");
+    text
+}
