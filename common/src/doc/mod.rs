@@ -115,6 +115,10 @@ pub fn parse<D: Kind + DeserializeOwned>(text: &[u8], name: &str) -> Result<D, D
     if !is_whole(text) {
         return Err(invalid(format!("it is cut off: its last line is not '{END}'")));
     }
+    // The usual form, if nothing is wrong with it; what is wrong the parser can tell with its line.
+    if let Some(Ok(document)) = flow::to_json(text).map(|json| serde_json::from_slice(&json)) {
+        return Ok(document);
+    }
     guard::check(text).map_err(|error| invalid(error.to_string()))?;
     serde_yaml::from_str(text).map_err(|error| invalid(error.to_string()))
 }
@@ -220,6 +224,12 @@ mod tests {
         let image = image();
         let text = written(&image);
         assert_eq!(parse::<Image>(text.as_bytes(), "image").expect(&text), image);
+    }
+
+    #[test]
+    fn what_is_written_is_read_without_the_yaml_parser() {
+        let json = flow::to_json(&written(&image())).expect("the usual form");
+        assert_eq!(serde_json::from_slice::<Image>(&json).expect("JSON"), image());
     }
 
     #[test]
