@@ -12,6 +12,7 @@
 //! | [`target`] | a process whose namespaces a tool works in |
 //! | [`channel`] | typed messages between a tool and its children |
 //! | [`child`] | steps that may block, run in a child process with a deadline |
+//! | [`limits`] | how many descriptors a process may have open |
 //! | [`cli`], [`exit`] | one command-line dialect |
 
 pub mod channel;
@@ -19,6 +20,7 @@ pub mod child;
 pub mod cli;
 pub mod doc;
 pub mod exit;
+pub mod limits;
 pub mod masters;
 pub mod model;
 pub mod proc;
