@@ -54,7 +54,7 @@ impl Worker {
         timeout: Duration,
     ) -> anyhow::Result<Self> {
         let progress = Progress::new().context("cannot make a memory file")?;
-        let outfit = Outfit { device, proc_dir: open_proc()?, progress: progress.share()? };
+        let outfit = Outfit { device, proc_dir: open_proc()?, progress: progress.clone() };
         let child = Child::spawn(|channel| enter(plan, masters, place, channel, outfit))
             .context("cannot start a child process")?;
         let worker = Self { child, progress, silence: MOST_SILENCE.min(timeout) };

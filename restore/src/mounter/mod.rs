@@ -23,12 +23,17 @@ mod take;
 mod undo;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use autofs_cr_common::channel::{Channel, ChannelError};
 use autofs_cr_common::model::Pid;
 use autofs_cr_common::sys::autofs::ControlDevice;
+use autofs_cr_common::sys::mmap::SharedWords;
 use serde::{Deserialize, Serialize};
 
 use crate::live::Masters;
@@ -106,30 +111,26 @@ pub struct Mounter<'a> {
 }
 
 /// Which item the mounter is at, in a place that restore can read while the mounter is blocked.
-#[derive(Debug)]
-pub struct Progress(OwnedFd);
+#[derive(Clone, Debug)]
+pub struct Progress(Arc<SharedWords>);
 
 impl Progress {
     /// A new one, to be shared by a fork.
     pub fn new() -> io::Result<Self> {
-        Ok(Self(rustix::fs::memfd_create("autofs-restore-progress", rustix::fs::MemfdFlags::CLOEXEC)?))
-    }
-
-    /// Another descriptor of the same.
-    pub fn share(&self) -> io::Result<Self> {
-        self.0.try_clone().map(Self)
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let file = File::from(rustix::fs::memfd_create("autofs-restore-progress", flags)?);
+        file.set_len(size_of::<u32>() as u64)?;
+        Ok(Self(Arc::new(SharedWords::map(&file, NonZeroUsize::MIN)?)))
     }
 
     fn set(&self, item: usize) {
-        // Only for a message: what cannot be written is not needed.
-        let _ = rustix::io::pwrite(&self.0, &item.to_ne_bytes(), 0);
+        // Zero is for one that has not begun.
+        self.0[0].store(u32::try_from(item + 1).unwrap_or_default(), Ordering::Relaxed);
     }
 
     /// The item that it is or was at; none if it has not begun.
     pub fn get(&self) -> Option<usize> {
-        let mut bytes = [0; size_of::<usize>()];
-        let read = rustix::io::pread(&self.0, &mut bytes, 0).ok()?;
-        (read == bytes.len()).then(|| usize::from_ne_bytes(bytes))
+        self.0[0].load(Ordering::Relaxed).checked_sub(1).map(|item| item as usize)
     }
 }
 
