@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use nix::sched::{CloneFlags, setns};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2, readlinkat};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::model::Pid;
@@ -95,6 +96,14 @@ impl Target {
     /// Whether it has not ended yet.
     pub fn is_alive(&self) -> bool {
         is_alive(self.pidfd.as_fd())
+    }
+
+    /// What a symbolic link in its root directory points to. The path is resolved inside that root.
+    pub fn read_link(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let link = openat2(&self.root, path, flags, Mode::empty(), resolve)?;
+        Ok(readlinkat(&link, "", Vec::new())?.into_bytes())
     }
 
     /// Enters its mount namespace and its root directory, for good. Only in a process with one thread.

@@ -38,6 +38,13 @@ impl Layout {
         self.by_device.get(&device).cloned().unwrap_or_default()
     }
 
+    /// The innermost mount of the image that a path is below of, or at.
+    pub fn around(&self, image: &Image, path: &TextPath) -> Option<usize> {
+        let mounts = image.mounts.iter().enumerate();
+        let around = mounts.filter(|(_, mount)| path.starts_with(&mount.mount_point));
+        around.max_by_key(|(_, mount)| mount.mount_point.as_bytes().len()).map(|(index, _)| index)
+    }
+
     /// Puts the items whose mounts are nested into groups. Groups and their members are in the order
     /// of the image's mounts, so that what lies outside comes first.
     pub fn groups(&self, items: &[Item], item_of: &[usize]) -> Vec<Vec<usize>> {

@@ -18,6 +18,7 @@ mod events;
 mod layout;
 mod live;
 mod mounter;
+mod parked;
 mod plan;
 mod run;
 mod show;

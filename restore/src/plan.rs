@@ -12,6 +12,7 @@ use autofs_cr_common::model::{Device, Pid, State, TextPath};
 
 use crate::layout::{self, Layout};
 use crate::live::{Live, Masters};
+use crate::parked::{Parked, Parking};
 
 /// The mode of a directory that is made for what is mounted on it, as automount(8) makes them.
 const KEY_MODE: Mode = Mode(0o555);
@@ -77,6 +78,8 @@ pub struct Item {
     pub mounts: Vec<usize>,
     /// Its device number has to be the one of the image.
     pub keeps_device: bool,
+    /// What a restore that was killed moved away from it.
+    pub parked: Vec<Parked>,
     /// Directories that are needed for what is mounted on it now, and that the image does not have.
     pub missing: Vec<Directory>,
     /// The process group of its living master, in the target's pid namespace.
@@ -96,10 +99,21 @@ impl Item {
 pub struct Old {
     /// Its device number.
     pub device: Device,
-    /// Where it is mounted.
-    pub mounts: Vec<TextPath>,
+    /// Its mounts.
+    pub mounts: Vec<OldMount>,
     /// What is mounted on it, in the order of mountinfo.
     pub content: Vec<Content>,
+}
+
+/// A mount of a superblock that is in the way.
+#[derive(Debug)]
+pub struct OldMount {
+    /// Its mount id.
+    pub id: u64,
+    /// Where it is.
+    pub mount_point: TextPath,
+    /// It is in a peer group.
+    pub is_shared: bool,
 }
 
 /// Something that is moved from the old superblock to the new one.
@@ -109,6 +123,13 @@ pub struct Content {
     pub id: u64,
     /// Where it is.
     pub mount_point: TextPath,
+}
+
+impl OldMount {
+    fn of(mount: &report::Mount) -> Self {
+        let is_shared = mount.propagation.shared.is_some();
+        Self { id: mount.id, mount_point: mount.mount_point.clone(), is_shared }
+    }
 }
 
 /// The whole plan.
@@ -124,6 +145,8 @@ pub struct Plan {
     pub parents: Vec<Option<usize>>,
     /// Items that are made together, as their mounts are nested, each in the order of the image's mounts.
     pub groups: Vec<Vec<usize>>,
+    /// Where a restore that was killed parked mounts: to be taken away.
+    pub parkings: Vec<TextPath>,
     /// What the user should know of it.
     pub notes: Vec<String>,
 }
@@ -165,6 +188,15 @@ pub enum PlanError {
          that can only be made anew while both live, and with nothing inside it"
     )]
     Delegated { mount_point: TextPath, group: String, master: String },
+    #[error(
+        "superblock {device} is to be replaced, but {what} shows it too, where it would stay and keep its device number: \
+         end that, or leave out --replace, so that the superblock is kept"
+    )]
+    Elsewhere { device: Device, what: String },
+    #[error(
+        "{mount_point} is served by {server}, and not by {master} of the image; use --replace to take it over"
+    )]
+    ServedByAnother { mount_point: TextPath, server: String, master: String },
     #[error("{mount_point} is only partly there: {missing} is missing; unmount it, or use --replace")]
     PartlyThere { mount_point: TextPath, missing: TextPath },
 }
@@ -173,7 +205,8 @@ pub enum PlanError {
 pub fn plan(
     mut image: Image,
     report: &Report,
-    everywhere: &Taken,
+    everywhere: &Numbers,
+    parkings: &[Parking],
     masters: &Masters,
     wishes: Wishes,
 ) -> Result<Plan, PlanError> {
@@ -182,7 +215,8 @@ pub fn plan(
     let mut items = Vec::with_capacity(image.superblocks.len());
     let mut notes = masters.doubts.clone();
     for superblock in &image.superblocks {
-        let planner = Planner { image: &image, layout: &layout, there: &there, masters, wishes, superblock };
+        let planner =
+            Planner { image: &image, layout: &layout, there: &there, parkings, masters, wishes, superblock };
         items.push(planner.item(layout.mounts_of(superblock.device))?);
         if there.asked.contains(&superblock.device) {
             notes.push(format!(
@@ -193,17 +227,35 @@ pub fn plan(
     }
     check_devices(&image, &items, everywhere)?;
     check_nothing_foreign(&image, &items, &there)?;
+    notes.extend(parkings.iter().flat_map(|parking| &parking.mounts).map(|parked| {
+        match layout.around(&image, &parked.was_at) {
+            Some(_) => format!(
+                "{} is moved back from {}, where a killed restore left it",
+                parked.was_at, parked.mount_point
+            ),
+            None => format!(
+                "{} stands at {}, where a killed restore left it: move it back with mount --move",
+                parked.was_at, parked.mount_point
+            ),
+        }
+    }));
     for (superblock, item) in image.superblocks.iter_mut().zip(&items) {
         superblock.directories.extend(item.missing.iter().cloned());
     }
     let item_of = layout::item_of(&image, &items);
     let groups = layout.groups(&items, &item_of);
-    Ok(Plan { image, items, item_of, parents: layout.parents, groups, notes })
+    let parkings = parkings.iter().map(|parking| parking.mount_point.clone()).collect();
+    Ok(Plan { image, items, item_of, parents: layout.parents, groups, parkings, notes })
 }
 
-/// The device numbers that mounts anywhere on the host have, with a word on who has them.
+/// The device numbers that mounts anywhere on the host have, with a word on where.
 #[derive(Debug, Default)]
-pub struct Taken(pub HashMap<Device, String>);
+pub struct Numbers {
+    /// Those that any mount has.
+    pub taken: HashMap<Device, String>,
+    /// Those of superblocks that stay in another mount namespace when they are unmounted in the target's.
+    pub stay: HashMap<Device, String>,
+}
 
 /// What is there, by what the planner asks for.
 struct There<'a> {
@@ -241,6 +293,7 @@ struct Planner<'a> {
     image: &'a Image,
     layout: &'a Layout,
     there: &'a There<'a>,
+    parkings: &'a [Parking],
     masters: &'a Masters,
     wishes: Wishes,
     superblock: &'a Superblock,
@@ -256,12 +309,14 @@ impl Planner<'_> {
             Some(device) => Some(self.old(device, &mounts)?),
             None => None,
         };
-        let inside = old.as_ref().map_or(Vec::new(), |old| self.inside(old, &mounts));
+        let parked = self.parked(&mounts);
+        let content = old.iter().flat_map(|old| old.content.iter().map(|content| &content.mount_point));
+        let inside = self.inside(content.chain(parked.iter().map(|parked| &parked.was_at)), &mounts);
         let action = self.anew(old.is_some(), !inside.is_empty(), &mounts)?;
         let missing = self.missing(&inside);
         let group = self.live().and_then(|_| self.group());
         let keeps_device = self.identity() != Identity::None || action == Action::Leave;
-        Ok(Item { action, old, mounts, keeps_device, missing, group })
+        Ok(Item { action, old, mounts, keeps_device, parked, missing, group })
     }
 
     fn first_mount_point(&self, mounts: &[usize]) -> TextPath {
@@ -299,7 +354,7 @@ impl Planner<'_> {
     fn in_place(&self, found: Device, mounts: Vec<usize>) -> Result<Item, PlanError> {
         let mount_point = self.first_mount_point(&mounts);
         let wanted = self.superblock.device;
-        if found != wanted {
+        if found != wanted && self.identity() != Identity::None {
             return Err(PlanError::InTheWay { mount_point, found, wanted });
         }
         let there = self.there.report.superblock(found);
@@ -314,10 +369,20 @@ impl Planner<'_> {
             State::Delegated => return Err(self.delegated(mount_point)),
             _ => Action::Adopt,
         };
-        Ok(Item { action, old: None, mounts, keeps_device: true, missing: Vec::new(), group: None })
+        if let Some(there) = there.filter(|there| action == Action::Adopt && there.state.is_served()) {
+            let pipes = self.live().map(|live| &live.pipes);
+            let is_own = pipes.is_some_and(|pipes| pipes.values().any(|pipe| there.pipe == Some(pipe.inode)));
+            if !is_own {
+                let server =
+                    there.master.map_or("another process".to_owned(), |pid| format!("process {pid}"));
+                return Err(PlanError::ServedByAnother { mount_point, server, master: self.master_name() });
+            }
+        }
+        let parked = self.parked(&mounts);
+        Ok(Item { action, old: None, mounts, keeps_device: true, parked, missing: Vec::new(), group: None })
     }
 
-    /// Whether a superblock that is there is connected as the image says, and has its timeout.
+    /// Whether a superblock that is there is connected as the image says.
     fn is_right(&self, there: &report::Superblock) -> bool {
         let pipe = self.live().zip(self.superblock.pipe).and_then(|(live, pipe)| live.pipes.get(&pipe));
         match self.superblock.state {
@@ -347,24 +412,34 @@ impl Planner<'_> {
         let content = there.iter().filter_map(|mount| self.there.content.get(&mount.id)).flatten();
         Ok(Old {
             device,
-            mounts: there.iter().map(|mount| mount.mount_point.clone()).collect(),
+            mounts: there.iter().map(|mount| OldMount::of(mount)).collect(),
             content: content
                 .map(|content| Content { id: content.id, mount_point: content.mount_point.clone() })
                 .collect(),
         })
     }
 
-    /// The directories of the old superblock, as from its root, that something is mounted on: they have to
-    /// be in the new one too, also if the image was made before.
-    fn inside(&self, old: &Old, mounts: &[usize]) -> Vec<PathBuf> {
+    /// What a killed restore moved away from these mounts.
+    fn parked(&self, mounts: &[usize]) -> Vec<Parked> {
+        let all = self.parkings.iter().flat_map(|parking| &parking.mounts);
+        all.filter(|parked| {
+            self.layout.around(self.image, &parked.was_at).is_some_and(|mount| mounts.contains(&mount))
+        })
+        .cloned()
+        .collect()
+    }
+
+    /// The directories of the superblock, as from its root, that these places are in: they have to be in the new
+    /// one too, also if the image was made before.
+    fn inside<'p>(&self, places: impl Iterator<Item = &'p TextPath>, mounts: &[usize]) -> Vec<PathBuf> {
         let outer = |path: &TextPath| {
             let mounts = mounts.iter().map(|&index| &self.image.mounts[index]);
             let around = mounts.filter(|mount| path.starts_with(&mount.mount_point));
             around.max_by_key(|mount| mount.mount_point.as_bytes().len())
         };
-        let inside = old.content.iter().filter_map(|content| {
-            let mount = outer(&content.mount_point)?;
-            let below = content.mount_point.strip_prefix(&mount.mount_point).ok()?;
+        let inside = places.filter_map(|place| {
+            let mount = outer(place)?;
+            let below = place.strip_prefix(&mount.mount_point).ok()?;
             Some(mount.root.strip_prefix("/").ok()?.join(below))
         });
         inside.filter(|path| !path.as_os_str().is_empty()).collect()
@@ -424,12 +499,17 @@ impl Planner<'_> {
 }
 
 /// Whether the device numbers of new superblocks are free, or become so.
-fn check_devices(image: &Image, items: &[Item], everywhere: &Taken) -> Result<(), PlanError> {
+fn check_devices(image: &Image, items: &[Item], everywhere: &Numbers) -> Result<(), PlanError> {
     let freed: HashSet<Device> = items.iter().filter_map(|item| Some(item.old.as_ref()?.device)).collect();
     for (superblock, item) in image.superblocks.iter().zip(items) {
         let device = superblock.device;
         let wanted = item.action.makes() && item.keeps_device && !freed.contains(&device);
-        if let Some(what) = everywhere.0.get(&device).filter(|_| wanted) {
+        if let Some((device, what)) =
+            item.old.as_ref().and_then(|old| everywhere.stay.get_key_value(&old.device))
+        {
+            return Err(PlanError::Elsewhere { device: *device, what: what.clone() });
+        }
+        if let Some(what) = everywhere.taken.get(&device).filter(|_| wanted) {
             return Err(PlanError::DeviceTaken { device, what: what.clone() });
         }
     }

@@ -89,7 +89,7 @@ fn make_plan(arguments: &Arguments, image: Image, survey: &Survey) -> anyhow::Re
         fixup_only: arguments.connect == Connect::Fixup,
         identity: arguments.identity.map(Into::into),
     };
-    Ok(plan(image, &survey.report, &survey.taken, &survey.masters, wishes)?)
+    Ok(plan(image, &survey.report, &survey.numbers, &survey.parkings, &survey.masters, wishes)?)
 }
 
 fn print(arguments: &Arguments, plan: &Plan) -> anyhow::Result<Exit> {

@@ -10,7 +10,9 @@ use autofs_cr_common::model::State;
 use autofs_cr_tests::guard::alone;
 use autofs_cr_tests::require;
 use autofs_cr_tests::sandbox::images::{dump, lasting, make_catatonic, read_image as read, start_restore};
-use autofs_cr_tests::sandbox::{Finished, Master, MasterOptions, Sandbox, TestCommand, Tool, program};
+use autofs_cr_tests::sandbox::{
+    Finished, Master, MasterOptions, Running, Sandbox, TestCommand, Tool, program,
+};
 use nix::sys::signal::Signal;
 
 fn restore(sandbox: &Sandbox, image: &str) -> TestCommand {
@@ -474,5 +476,135 @@ fn another_user_is_told_what_is_missing() -> Result<()> {
     let restored = restore(&sandbox, &image).user(65534).run().assert_code(1);
     restored.assert_stderr_contains("are you root?");
     Tool::restore().stdin(&*image).user(65534).run().assert_code(1).assert_stderr_contains("root");
+    sandbox.close()
+}
+
+/// A shell in the sandbox that is somewhere, or has something, until it is dropped: started by the words
+/// before it, and after a command.
+fn holder(sandbox: &Sandbox, words: &[&str], command: &str) -> Result<Running> {
+    let ready = sandbox.path("holder");
+    nix::unistd::mkfifo(
+        &sandbox.outside(&ready),
+        nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR,
+    )?;
+    let script = format!("{command}; echo > {} && exec sleep 1000", ready.display());
+    let words = words.iter().copied().chain(["sh", "-c", &script]);
+    let running = sandbox.command("env").args(words).spawn();
+    fs::read(sandbox.outside(&ready))?;
+    Ok(running)
+}
+
+#[test]
+fn a_mount_that_is_in_use_is_not_replaced() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let options = MasterOptions::new().indirect("i").args(["--subdir=in", "--identity=device"]);
+    let mut master = sandbox.master(options)?;
+    sandbox.touch(sandbox.path("i/key"))?;
+    let image = dump(&sandbox);
+    let _holder = holder(&sandbox, &[], &format!("cd {}", sandbox.path("i").display()))?;
+    let before = sandbox.mountinfo();
+    let (restored, fixed) = restore(&sandbox, &image).arg("--replace").pipe(Tool::fixup());
+    restored
+        .assert_code(1)
+        .assert_stderr_contains("it is in use")
+        .assert_stderr_contains("everything was undone");
+    fixed.assert_code(1);
+    assert_eq!(sandbox.mountinfo(), before);
+    assert!(sandbox.read(sandbox.path("i/key/served-by"))?.ends_with(" 1\n"), "content went back");
+    sandbox.touch(sandbox.path("i/other"))?;
+    master.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn a_copy_in_another_mount_namespace_is_named_before_anything_is_done() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut master = like_systemd(&sandbox)?;
+    let _holder = holder(&sandbox, &["unshare", "--mount", "--propagation", "private"], "true")?;
+    let image = dump(&sandbox);
+    let before = sandbox.mountinfo();
+    let restored = restore(&sandbox, &image).arg("--replace").run();
+    restored.assert_code(1).assert_stderr_contains("shows it too");
+    assert_eq!(sandbox.mountinfo(), before);
+    sandbox.touch(sandbox.path("b"))?;
+    master.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn bind_mounts_keep_their_own_options() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().indirect("i").like_systemd())?;
+    let other = sandbox.mkdir("other")?.to_string_lossy().into_owned();
+    let place = sandbox.path("i").to_string_lossy().into_owned();
+    sandbox.run(["mount", "--bind", &place, &other]).assert_success();
+    sandbox.run(["mount", "-o", "remount,bind,nosuid,noexec", &place]).assert_success();
+    let image = dump(&sandbox);
+    restore(&sandbox, &image).arg("--replace").run().assert_success();
+    assert_eq!(lasting(&dump(&sandbox)), lasting(&image), "{image}");
+    assert!(image.contains("nosuid,noexec"), "{image}");
+    sandbox.touch(sandbox.path("i/key"))?;
+    master.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn what_a_killed_restore_parked_is_moved_back_by_the_next() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("a").args(["--identity=device"]))?;
+    sandbox.touch(sandbox.path("a"))?;
+    let image = dump(&sandbox);
+    let (place, parking) = (sandbox.path("a"), sandbox.mkdir("parking")?);
+    let (place, parking) = (place.to_string_lossy(), parking.to_string_lossy());
+    // As restore leaves it when it is killed between the old superblock and the new one.
+    let parked = format!(
+        "mount -t tmpfs autofs-cr-parking {parking} && mkdir {parking}/0 && ln -s {place} {parking}/0.was-at &&
+         mount --move {place} {parking}/0 && umount {place}"
+    );
+    sandbox.run(["sh", "-c", &parked]).assert_success();
+    let restored = restore(&sandbox, &image).run().assert_success();
+    restored.assert_stderr_contains("is moved back").assert_stderr_contains("connect 1");
+    assert!(sandbox.read(sandbox.path("a/served-by"))?.ends_with(" 1\n"));
+    assert!(!sandbox.outside(&*parking).exists(), "the place is gone");
+    assert_eq!(lasting(&dump(&sandbox)), lasting(&image), "{image}");
+    master.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn a_mount_of_another_living_master_is_not_adopted() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let _master = sandbox.master(MasterOptions::new().direct("a"))?;
+    let image = dump(&sandbox).replace("inode: ", "inode: 9").replace("pipe: ", "pipe: 9");
+    let id = read(&image).masters[0].id.clone();
+    let image = image.replace(&id, "other-77").replace("pid: 2", "pid: 77");
+    let restored = restore(&sandbox, &image).run();
+    restored.assert_code(1).assert_stderr_contains("is served by");
+    sandbox.close()
+}
+
+#[test]
+fn a_timeout_that_was_adopted_is_set_back_when_no_fixup_comes() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let _master = sandbox.master(MasterOptions::new().direct("a").arg("--timeout=77"))?;
+    let image = dump(&sandbox);
+    make_catatonic(&sandbox, &image);
+    let before = sandbox.mountinfo();
+    let image = image.replace("timeout: 77", "timeout: 44");
+    let restored = Tool::restore().target(&sandbox).arg("--timeout=0.3").stdin(image).run();
+    restored.assert_code(1).assert_stderr_contains("everything was undone");
+    assert_eq!(sandbox.mountinfo(), before);
     sandbox.close()
 }

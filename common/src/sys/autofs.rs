@@ -177,16 +177,16 @@ impl ControlDevice {
 }
 
 /// Sets the timeout of a superblock by the older ioctl on its root, `AUTOFS_IOC_SETTIMEOUT`
-/// (linux/auto_fs.h): CAP_SYS_ADMIN is enough for it, where the one of the control device is for the
-/// mount's own process group. `root` must be open for reading, not with O_PATH.
-pub fn set_timeout_as_admin(root: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+/// (linux/auto_fs.h), and gives the one before: CAP_SYS_ADMIN is enough for it, where the one of the control
+/// device is for the mount's own process group. `root` must be open for reading, not with O_PATH.
+pub fn set_timeout_as_admin(root: BorrowedFd<'_>, timeout: Duration) -> io::Result<Duration> {
     const SETTIMEOUT: libc::c_ulong =
         nix::request_code_readwrite!(IOCTL_TYPE, 0x64, size_of::<libc::c_ulong>()) as libc::c_ulong;
     let mut seconds: libc::c_ulong = timeout.as_secs();
     // SAFETY: the kernel reads and writes one unsigned long through the pointer, which is valid.
     let result = unsafe { libc::ioctl(root.as_raw_fd(), SETTIMEOUT, &raw mut seconds) };
     Errno::result(result)?;
-    Ok(())
+    Ok(Duration::from_secs(seconds))
 }
 
 impl AsFd for ControlDevice {

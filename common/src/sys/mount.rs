@@ -28,18 +28,24 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-/// Changes the mount that `mount` is open on: sets `attributes`, and its propagation if one is given.
-/// Since Linux 5.12.
+/// Changes the mount that `mount` is open on: its attributes to exactly these, and its propagation, each if
+/// one is given. Since Linux 5.12.
 pub fn mount_setattr(
     mount: impl AsFd,
-    attributes: MountAttrFlags,
+    attributes: Option<MountAttrFlags>,
     propagation: Option<PropagationType>,
 ) -> io::Result<()> {
-    let set = u64::from(attributes.bits());
+    let all = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC
+        | MountAttrFlags::MOUNT_ATTR_NODIRATIME
+        | MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW;
+    // The setting of times is one value of several bits, which the kernel wants cleared as a whole.
+    let clear = |set: MountAttrFlags| (all - set) | MountAttrFlags::MOUNT_ATTR__ATIME;
     let attr = MountAttr {
-        set,
-        // The kernel wants the old time setting cleared before another is set.
-        clear: set & u64::from(MountAttrFlags::MOUNT_ATTR__ATIME.bits()),
+        set: attributes.map_or(0, |set| u64::from(set.bits())),
+        clear: attributes.map_or(0, |set| u64::from(clear(set).bits())),
         propagation: propagation.map_or(0, PropagationType::bits),
         userns_fd: 0,
     };

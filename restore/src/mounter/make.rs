@@ -2,11 +2,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use autofs_cr_common::doc::image::{Mount, Superblock};
 use autofs_cr_common::doc::report::Within;
 use autofs_cr_common::model::Propagation;
+use autofs_cr_common::sys::autofs::set_timeout_as_admin;
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 
@@ -17,6 +19,15 @@ use super::take::move_onto;
 use crate::attributes;
 use crate::live::Masters;
 use crate::plan::Action;
+
+/// A superblock that is adopted.
+#[derive(Debug)]
+pub(super) struct Adopted {
+    /// Its root, open for reading.
+    pub root: OwnedFd,
+    /// The timeout that it had, once another was set.
+    pub timeout: Option<Duration>,
+}
 
 /// Which device number a new superblock gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,16 +69,17 @@ impl Mounter<'_> {
         match action {
             Action::Keep => return Ok(()),
             Action::Adopt => {
-                let root = self.adopted.get(&item).ok_or_else(|| anyhow!("it was not found"))?;
-                return superblock::set_timeout(root.as_fd(), superblock.options.timeout())
-                    .context("cannot set its timeout");
+                let adopted = self.adopted.get_mut(&item).ok_or_else(|| anyhow!("it was not found"))?;
+                let before = set_timeout_as_admin(adopted.root.as_fd(), superblock.options.timeout());
+                adopted.timeout = Some(before.context("cannot set its timeout")?);
+                return Ok(());
             }
             Action::Connect | Action::Create | Action::Leave => {}
         }
         let whole = self.create(item, action, number)?;
         let root = superblock::open_root(&whole).context("cannot open its root")?;
-        superblock::set_timeout(root.as_fd(), superblock.options.timeout())
-            .context("cannot set its timeout")?;
+        // By the older ioctl, as the newer one is for its process group.
+        set_timeout_as_admin(root.as_fd(), superblock.options.timeout()).context("cannot set its timeout")?;
         superblock::furnish(root.as_fd(), &superblock.directories, &superblock.symlinks)
             .context("cannot make the directories inside")?;
         if action != Action::Connect {
@@ -96,7 +108,8 @@ impl Mounter<'_> {
             attributes: self.attributes(*first) - MountAttrFlags::MOUNT_ATTR_RDONLY,
         };
         if number == Number::Any || !planned.keeps_device {
-            return superblock::create(&recipe).context("cannot make the superblock");
+            let wanted = |device| plan.image.superblocks.iter().any(|other| other.device == device);
+            return self.numbers.any_but(wanted, || superblock::create(&recipe)).context("cannot make it");
         }
         let made = self.numbers.make(superblock.device, || superblock::create(&recipe));
         made.context("cannot make the superblock with its device number")
@@ -135,7 +148,7 @@ impl Mounter<'_> {
         let mount = &self.plan.image.mounts[index];
         let place = self.place_of(index, mount)?;
         move_onto(&tree, &place).with_context(|| format!("cannot mount it on {}", mount.mount_point))?;
-        let set = mount_setattr(&tree, self.attributes(index), propagation_type(mount.propagation));
+        let set = mount_setattr(&tree, Some(self.attributes(index)), propagation_type(mount.propagation));
         // Also if that failed, so that an undo finds it.
         self.made.insert(index, tree);
         set.with_context(|| format!("cannot set the options of {}", mount.mount_point))

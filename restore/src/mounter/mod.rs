@@ -39,6 +39,7 @@ use serde::{Deserialize, Serialize};
 use crate::live::Masters;
 use crate::plan::Plan;
 pub use launch::Launch;
+pub use park::SOURCE as PARKING_SOURCE;
 use numbers::Numbers;
 use park::Park;
 use place::Root;
@@ -101,7 +102,7 @@ pub struct Mounter<'a> {
     /// Superblocks that are to go, by item.
     taken: HashMap<usize, Taken>,
     /// Superblocks that are adopted, by item.
-    adopted: HashMap<usize, OwnedFd>,
+    adopted: HashMap<usize, make::Adopted>,
     /// Places that were found while preparing, by mount.
     places: HashMap<usize, OwnedFd>,
     /// The mounts that were made, by mount.
@@ -225,10 +226,13 @@ impl<'a> Mounter<'a> {
     /// Lets go of what is only needed while it works.
     fn finish(&mut self) -> Vec<String> {
         self.numbers.release();
+        let mut parkings = self.plan.parkings.iter();
+        let removed = parkings.try_for_each(park::remove);
         let closed = self.park.take().map_or(Ok(()), Park::close);
         // Closing the place changed the current directory.
         let back = nix::unistd::fchdir(&self.proc_dir).map_err(io::Error::from);
-        closed
+        removed
+            .and(closed)
             .and(back)
             .err()
             .map(|error| format!("the place where content was parked cannot be removed: {error}"))

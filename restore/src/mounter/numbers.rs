@@ -66,6 +66,22 @@ impl Numbers {
         }
     }
 
+    /// Makes a superblock with any number but those that are wanted for others.
+    pub fn any_but(
+        &mut self,
+        wanted: impl Fn(Device) -> bool,
+        mut create: impl FnMut() -> io::Result<OwnedFd>,
+    ) -> io::Result<OwnedFd> {
+        loop {
+            let made = create()?;
+            let got = device(&made)?;
+            if !wanted(got) {
+                return Ok(made);
+            }
+            self.fillers.insert(got.minor, made);
+        }
+    }
+
     /// Lets all fillers go.
     pub fn release(&mut self) {
         self.fillers.clear();

@@ -17,7 +17,7 @@ use super::place::Root;
 use super::superblock::device;
 
 /// What mountinfo shows as the source of the place.
-const SOURCE: &str = "autofs-cr-parking";
+pub const SOURCE: &str = "autofs-cr-parking";
 
 /// Where the place may be made, the first that works.
 const FOLDERS: [&str; 3] = ["run", "tmp", "."];
@@ -43,7 +43,7 @@ impl Park {
         let onto = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         let attached = move_mount(&mount, "", &place, "", onto)
             .map_err(io::Error::from)
-            .and_then(|()| mount_setattr(&mount, MountAttrFlags::empty(), Some(PropagationType::Private)));
+            .and_then(|()| mount_setattr(&mount, None, Some(PropagationType::Private)));
         let park = Self { folder, name, mount, parked: 0 };
         match attached {
             Ok(()) => Ok(park),
@@ -112,4 +112,10 @@ fn tmpfs() -> io::Result<OwnedFd> {
     fsconfig_set_string(context.as_fd(), "mode", "0700")?;
     fsconfig_create(context.as_fd())?;
     Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+}
+
+/// Takes a place away that a killed restore left. Not if something is still parked there.
+pub fn remove(place: &TextPath) -> io::Result<()> {
+    rustix::mount::unmount(&**place, UnmountFlags::NOFOLLOW)?;
+    std::fs::remove_dir(place)
 }

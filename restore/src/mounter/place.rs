@@ -52,11 +52,18 @@ impl Root {
 
     /// The top mount at `path`, if it has this id.
     pub fn mount(&self, path: &TextPath, id: u64) -> io::Result<OwnedFd> {
-        let fd = self.look_up(path)?;
-        if examine(fd.as_fd())?.mount_id != id {
-            return Err(io::Error::other("it is covered by another mount"));
+        let (fd, found) = self.top(path)?;
+        if found != id {
+            return Err(io::Error::other("it is covered by another mount; unmount that first"));
         }
         Ok(fd)
+    }
+
+    /// The top mount at `path`, and its id.
+    pub fn top(&self, path: &TextPath) -> io::Result<(OwnedFd, u64)> {
+        let fd = self.look_up(path)?;
+        let id = mount_id(fd.as_fd())?;
+        Ok((fd, id))
     }
 
     /// Opens a place as such. Without O_DIRECTORY, so that an autofs mount there is not triggered.
@@ -79,6 +86,11 @@ pub fn inside(mount: BorrowedFd<'_>, relative: &Path, path: &TextPath) -> Result
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     let relative = if relative == Path::new("") { Path::new(".") } else { relative };
     openat2(mount, relative, flags, Mode::empty(), resolve).map_err(|source| explain(path, source.into()))
+}
+
+/// The id of the mount that a descriptor is on.
+pub fn mount_id(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    examine(fd).map(|place| place.mount_id)
 }
 
 fn examine(fd: BorrowedFd<'_>) -> io::Result<Place> {

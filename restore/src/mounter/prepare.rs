@@ -1,9 +1,9 @@
 //! Finding everything before the first change: the superblocks that are to go, what is mounted on them,
 //! those that are adopted, and the places of new mounts.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -11,8 +11,9 @@ use autofs_cr_common::doc::report::Within;
 use autofs_cr_common::model::{Device, TextPath};
 
 use super::Mounter;
-use super::take::Taken;
-use crate::plan::{Action, Content, Item, Old};
+use super::make::Adopted;
+use super::take::{Root, Taken};
+use crate::plan::{Action, Content, Item, Old, OldMount};
 
 impl Mounter<'_> {
     /// Finds everything. Opening a mount blocks while a request is pending on it; restore has a deadline
@@ -23,11 +24,14 @@ impl Mounter<'_> {
         let covered = covers.map(|mount| &mount.mount_point).collect();
         for (index, item) in plan.items.iter().enumerate() {
             self.progress.set(index);
-            match (item.action, &item.old) {
-                (_, Some(old)) => drop(self.taken.insert(index, self.find_old(old, &covered)?)),
-                (Action::Adopt, None) => drop(self.adopted.insert(index, self.find_adopted(index, item)?)),
-                _ => {}
+            if let Some(old) = &item.old {
+                self.find_old(index, old, &covered)?;
+            } else if item.action == Action::Adopt {
+                let adopted = self.find_adopted(index, item)?;
+                self.adopted.insert(index, adopted);
             }
+            self.find_parked(index, item)?;
+            self.check_group(item)?;
             if item.action.makes() {
                 self.prepare_places(item, item.old.is_some())?;
             }
@@ -35,10 +39,11 @@ impl Mounter<'_> {
         Ok(())
     }
 
-    fn find_old(&self, old: &Old, covered: &HashSet<&TextPath>) -> anyhow::Result<Taken> {
-        let mut roots = Vec::with_capacity(old.mounts.len());
-        for mount_point in &old.mounts {
-            roots.push(self.open_mount(mount_point, old.device)?);
+    fn find_old(&mut self, item: usize, old: &Old, covered: &HashSet<&TextPath>) -> anyhow::Result<()> {
+        let mut taken = Taken::default();
+        for OldMount { id, mount_point, is_shared } in &old.mounts {
+            let fd = self.open_mount(mount_point, old.device)?;
+            taken.roots.push(Root { mount_point: mount_point.clone(), id: *id, is_shared: *is_shared, fd });
         }
         for content in &old.content {
             // What a mount of the image covers is found when that is gone.
@@ -46,7 +51,41 @@ impl Mounter<'_> {
                 self.find_content(content)?;
             }
         }
-        Ok(Taken { roots, parked: VecDeque::new() })
+        self.taken.insert(item, taken);
+        Ok(())
+    }
+
+    /// Finds what a restore that was killed parked, and belongs on this item.
+    fn find_parked(&mut self, item: usize, planned: &Item) -> anyhow::Result<()> {
+        if planned.parked.is_empty() {
+            return Ok(());
+        }
+        let mut taken = self.taken.remove(&item).unwrap_or_default();
+        if !planned.action.makes() {
+            let device = self.plan.image.superblocks[item].device;
+            for &mount in &planned.mounts {
+                let mount_point = self.plan.image.mounts[mount].mount_point.clone();
+                let fd = self.open_mount(&mount_point, device)?;
+                let id = super::place::mount_id(fd.as_fd())?;
+                taken.roots.push(Root { mount_point, id, is_shared: false, fd });
+            }
+        }
+        for parked in &planned.parked {
+            let mount = self.root.mount(&parked.mount_point, parked.id);
+            let what = || format!("cannot reach what is parked at {}", parked.mount_point);
+            taken.parked.push_back((mount.with_context(what)?, parked.was_at.clone()));
+        }
+        self.taken.insert(item, taken);
+        Ok(())
+    }
+
+    /// Whether the process group that a superblock is to be made with is there: the kernel asks for it.
+    fn check_group(&self, item: &Item) -> anyhow::Result<()> {
+        let Some(group) = item.group.filter(|_| item.action == Action::Connect) else { return Ok(()) };
+        nix::sys::signal::killpg(group.to_nix(), None).with_context(|| {
+            let mount = item.mounts.first().map(|&mount| &self.plan.image.mounts[mount].mount_point);
+            format!("{}: its process group {group} is not there", mount.cloned().unwrap_or_default())
+        })
     }
 
     /// Finds something that is mounted on an autofs mount.
@@ -55,13 +94,14 @@ impl Mounter<'_> {
         self.root.mount(&content.mount_point, content.id).with_context(what)
     }
 
-    fn find_adopted(&self, index: usize, item: &Item) -> anyhow::Result<OwnedFd> {
+    fn find_adopted(&self, index: usize, item: &Item) -> anyhow::Result<Adopted> {
         let mount = item.mounts.first().map(|&mount| &self.plan.image.mounts[mount].mount_point);
         let mount_point = mount.cloned().unwrap_or_default();
-        self.open_mount(&mount_point, self.plan.image.superblocks[index].device)
+        let root = self.open_mount(&mount_point, self.plan.image.superblocks[index].device)?;
+        Ok(Adopted { root, timeout: None })
     }
 
-    fn open_mount(&self, mount_point: &TextPath, device: Device) -> anyhow::Result<OwnedFd> {
+    pub(super) fn open_mount(&self, mount_point: &TextPath, device: Device) -> anyhow::Result<OwnedFd> {
         let path = CString::new(mount_point.as_bytes())?;
         self.device
             .open_mount(&path, device)

@@ -2,11 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use autofs_cr_common::doc::image::{Directory, Symlink};
 use autofs_cr_common::model::{Device, Options, Pid, TextPath};
-use autofs_cr_common::sys::autofs::set_timeout_as_admin;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
@@ -63,11 +61,6 @@ pub fn device(fd: impl AsFd) -> io::Result<Device> {
 pub fn open_root(mount: impl AsFd) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(mount, ".", flags, Mode::empty())?)
-}
-
-/// Sets the timeout of a superblock. By the older ioctl, as the newer one is for its process group.
-pub fn set_timeout(root: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
-    set_timeout_as_admin(root, timeout)
 }
 
 /// Makes what was inside. Only for the superblock's own group, and before it is catatonic.

@@ -1,9 +1,15 @@
-//! Going back. What was made at a free place is taken away. Where an old superblock was taken away, an
+//! Going back. What was made at a free place is taken away, unless something was mounted on it meanwhile. Where an old superblock was taken away, an
 //! equal one stands in its place, or is put there.
 
-use super::Mounter;
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::bail;
+use autofs_cr_common::model::TextPath;
+use autofs_cr_common::sys::autofs::set_timeout_as_admin;
+use rustix::mount::{UnmountFlags, unmount};
+
 use super::make::Number;
-use super::take::unmount_fd;
+use super::{Mounter, superblock};
 use crate::plan::Action;
 
 impl Mounter<'_> {
@@ -12,13 +18,16 @@ impl Mounter<'_> {
         let mut problems = Vec::new();
         let begun: Vec<usize> = self.begun.drain(..).collect();
         for &item in begun.iter().rev() {
-            let planned = &self.plan.items[item];
-            if planned.action.makes() && planned.old.is_none() {
+            self.progress.set(item);
+            if self.plan.items[item].action == Action::Adopt {
+                problems.extend(self.reset_timeout(item));
+            } else if self.is_new(item) {
                 problems.extend(self.unmake(item));
             }
         }
         for &item in &begun {
-            if self.plan.items[item].old.is_some() {
+            self.progress.set(item);
+            if !self.is_new(item) {
                 problems.extend(self.put_back(item, unconnected.contains(&item)));
             }
         }
@@ -26,17 +35,45 @@ impl Mounter<'_> {
         problems
     }
 
+    /// Whether it was made where nothing was before. Where parked mounts belong, there was something.
+    fn is_new(&self, item: usize) -> bool {
+        let planned = &self.plan.items[item];
+        planned.action.makes() && planned.old.is_none() && planned.parked.is_empty()
+    }
+
+    fn reset_timeout(&self, item: usize) -> Option<String> {
+        let adopted = self.adopted.get(&item)?;
+        let reset = set_timeout_as_admin(adopted.root.as_fd(), adopted.timeout?);
+        reset.err().map(|error| format!("{}: cannot set its timeout back: {error}", self.name(item)))
+    }
+
     /// Takes the mounts of an item away again.
     fn unmake(&mut self, item: usize) -> Vec<String> {
         let mut problems = Vec::new();
         for &mount in self.plan.items[item].mounts.iter().rev() {
-            if let Some(Err(error)) = self.made.remove(&mount).as_ref().map(unmount_fd) {
-                let mount_point = &self.plan.image.mounts[mount].mount_point;
-                problems
-                    .push(format!("cannot unmount {mount_point} again: {error}; run umount {mount_point}"));
+            let Some(tree) = self.made.remove(&mount) else { continue };
+            let mount_point = &self.plan.image.mounts[mount].mount_point;
+            if let Err(error) = self.unmount_made(tree, mount_point) {
+                problems.push(format!(
+                    "{mount_point} is left, catatonic ({error:#}): run umount {mount_point} when nothing uses it"
+                ));
             }
         }
         problems
+    }
+
+    /// Unmounts a mount that was made, if nothing is mounted on it.
+    fn unmount_made(&self, tree: OwnedFd, mount_point: &TextPath) -> anyhow::Result<()> {
+        // Who waits for its master would wait on, and block the walk to it.
+        let root = superblock::open_root(&tree)?;
+        self.device.make_catatonic(root.as_fd())?;
+        let id = super::place::mount_id(tree.as_fd())?;
+        // Both keep it busy.
+        drop((root, tree));
+        if self.root.top(mount_point)?.1 != id {
+            bail!("something was mounted on it meanwhile");
+        }
+        Ok(unmount(&**mount_point, UnmountFlags::NOFOLLOW)?)
     }
 
     /// Puts an equal superblock where an old one was taken away, and content back onto it.
@@ -55,6 +92,7 @@ impl Mounter<'_> {
         if let Err(error) = self.bring_back(item) {
             problems.push(format!("{name}: {error:#}"));
         }
+        problems.extend(self.share_again(item));
         problems
     }
 
