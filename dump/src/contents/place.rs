@@ -3,8 +3,11 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
 
+use autofs_cr_common::sys::mmap::SharedWords;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 /// A place that the child walks to.
@@ -16,44 +19,50 @@ pub struct Place {
     pub path: Vec<u8>,
 }
 
-/// The file in memory that parent and child share.
-pub struct PlaceFile(File);
+/// The file in memory that parent and child share: words for the job and the length of the path, and behind
+/// them the path. Most places are the root of a superblock, which takes no system call to write down.
+pub struct PlaceFile {
+    file: File,
+    words: SharedWords,
+}
 
-/// Job number and length of the path, before the path.
-const HEAD: usize = 16;
+/// The word with the number of the job; one more, as 0 is for no place.
+const JOB: usize = 0;
+/// The word with the length of the path.
+const LENGTH: usize = 1;
+const WORDS: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
+/// Where the path begins.
+const PATH: u64 = (WORDS.get() * size_of::<u32>()) as u64;
 
 /// No path inside a superblock is longer (linux/limits.h).
-const PATH_MAX: usize = 4096;
+const PATH_MAX: u32 = 4096;
 
 impl PlaceFile {
     /// With no place in it.
     pub fn new() -> io::Result<Self> {
-        Ok(Self(memfd_create("autofs-dump-place", MemfdFlags::CLOEXEC)?.into()))
+        let file = File::from(memfd_create("autofs-dump-place", MemfdFlags::CLOEXEC)?);
+        file.set_len(PATH)?;
+        let words = SharedWords::map(&file, WORDS)?;
+        Ok(Self { file, words })
     }
 
     /// Writes down the place.
     pub fn write(&self, job: usize, path: &[u8]) -> io::Result<()> {
-        let mut bytes = Vec::with_capacity(HEAD + path.len());
-        bytes.extend_from_slice(&(job as u64).to_ne_bytes());
-        bytes.extend_from_slice(&(path.len() as u64).to_ne_bytes());
-        bytes.extend_from_slice(path);
-        self.0.write_all_at(&bytes, 0)
+        if !path.is_empty() {
+            self.file.write_all_at(path, PATH)?;
+        }
+        self.words[LENGTH].store(path.len() as u32, Ordering::Relaxed);
+        self.words[JOB].store(job as u32 + 1, Ordering::Release);
+        Ok(())
     }
 
-    /// The place that was written last, if there is one.
+    /// The place that was written last, if there is one. The writer stands still by then.
     pub fn read(&self) -> io::Result<Option<Place>> {
-        let mut head = [0; HEAD];
-        if self.0.read_at(&mut head, 0)? < HEAD {
-            return Ok(None);
-        }
-        let [job, length] = [0, 8].map(|at| {
-            let mut number = [0; 8];
-            number.copy_from_slice(&head[at..at + 8]);
-            u64::from_ne_bytes(number) as usize
-        });
-        let mut path = vec![0; length.min(PATH_MAX)];
-        self.0.read_exact_at(&mut path, HEAD as u64)?;
-        Ok(Some(Place { job, path }))
+        let Some(job) = self.words[JOB].load(Ordering::Acquire).checked_sub(1) else { return Ok(None) };
+        let length = self.words[LENGTH].load(Ordering::Relaxed).min(PATH_MAX);
+        let mut path = vec![0; length as usize];
+        self.file.read_exact_at(&mut path, PATH)?;
+        Ok(Some(Place { job: job as usize, path }))
     }
 }
 
