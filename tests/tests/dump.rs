@@ -531,7 +531,7 @@ fn a_report_that_is_wrong_or_old_is_refused() -> Result<()> {
     refused("{}".into(), "missing field `format`");
     refused(report[..report.len() - 5].into(), "it is cut off");
     refused(report.replace("report/1", "report/9"), "version 9 of the report format is not known");
-    refused(report.replace("report/1", "image/1"), "this is a image, and a report is needed");
+    refused(report.replace("report/1", "image/1"), "this is the format of the image; the report is needed");
     refused(report.replacen("hidden:", "hiddne:", 1), "unknown field `hiddne`");
     refused(report.replacen("state: \"connected\"", "state: \"fine\"", 1), "unknown variant `fine`");
     let (before, after) = report.split_once("superblocks:\n").context("superblocks")?;
