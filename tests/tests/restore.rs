@@ -467,6 +467,26 @@ fn bad_input_is_named() -> Result<()> {
 }
 
 #[test]
+fn without_the_control_device_nothing_is_done() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let _master = like_systemd(&sandbox)?;
+    let image = dump(&sandbox);
+    for (hide, cause) in [
+        ("mount -t tmpfs none /dev", "No such file"),
+        ("mount --bind /dev/null /dev/autofs", "Inappropriate ioctl"),
+    ] {
+        let script =
+            format!("{hide} && exec {} --replace -p {}", program("autofs-restore").display(), sandbox.pid());
+        let restored =
+            TestCommand::new("unshare").args(["--mount", "sh", "-c", &script]).stdin(&*image).run();
+        restored.assert_code(1).assert_stderr_contains("/dev/autofs").assert_stderr_contains(cause);
+    }
+    sandbox.close()
+}
+
+#[test]
 fn another_user_is_told_what_is_missing() -> Result<()> {
     require!(Root, Autofs);
     let _alone = alone();

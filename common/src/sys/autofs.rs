@@ -85,9 +85,11 @@ struct Answer {
 pub struct ControlDevice(File);
 
 impl ControlDevice {
-    /// Opens `/dev/autofs`, close-on-exec.
+    /// Opens `/dev/autofs`, close-on-exec, and asks it for its version, as anything could stand there.
     pub fn open() -> io::Result<Self> {
-        OpenOptions::new().read(true).open(DEVICE_PATH).map(Self)
+        let device = OpenOptions::new().read(true).open(DEVICE_PATH).map(Self)?;
+        device.version()?;
+        Ok(device)
     }
 
     /// Wraps a descriptor of the control device that was inherited from another process.
