@@ -16,13 +16,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::{Context, bail};
 use autofs_cr_common::cli::{Voice, count};
 use autofs_cr_common::exit::Exit;
+use autofs_cr_common::limits;
 use autofs_cr_common::proc::Proc;
 use autofs_cr_common::segment::{Progress, Segment};
 use autofs_cr_common::sys::autofs::ControlDevice;
 use nix::errno::Errno;
 use nix::unistd::{getpgrp, getpid, setsid};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cli::Arguments;
 use crate::mounts::Mounts;
@@ -126,7 +126,7 @@ impl Becoming<'_> {
     fn connect(&mut self, numbers: &Numbers, mut reserved: Reserved) -> anyhow::Result<()> {
         become_group_leader()?;
         self.wait_until_created()?;
-        let limit = raise_limit();
+        limits::raise_descriptors();
         self.open()?;
         let write_ends = self.make_pipes(numbers, &mut reserved)?;
         self.set_pipes(&write_ends)?;
@@ -136,7 +136,7 @@ impl Becoming<'_> {
         }
         // They end with this process, or with what it executes.
         reserved.leave_open();
-        setrlimit(Resource::Nofile, limit).context("cannot set the limit of descriptors back")?;
+        limits::put_back_descriptors().context("cannot set the limit of descriptors back")?;
         Ok(())
     }
 
@@ -249,12 +249,4 @@ fn become_group_leader() -> anyhow::Result<()> {
         setsid().context("cannot make a process group")?;
     }
     Ok(())
-}
-
-/// Lets this process open as much as it may; gives the limits that there were.
-fn raise_limit() -> Rlimit {
-    let before = getrlimit(Resource::Nofile);
-    // If that fails, opening tells.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum });
-    before
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::Context;
 use autofs_cr_common::cli::{Voice, count};
 use autofs_cr_common::doc::image::End;
+use autofs_cr_common::limits::raise_descriptors;
 use autofs_cr_common::model::Device;
 use autofs_cr_common::segment::{Progress, Segment};
 use autofs_cr_common::sys::autofs::ControlDevice;
@@ -106,17 +107,7 @@ fn fail_rest(segment: &Segment, master: usize, errno: Errno) -> anyhow::Result<(
 
 /// How many mounts can be open at a time, after this process's limit was raised as far as it goes.
 fn descriptor_limit() -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    /// The kernel's default for fs.nr_open.
-    const HIGHEST: u64 = 1 << 20;
-    let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(HIGHEST);
-    for wanted in [hard.max(HIGHEST), hard] {
-        if setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: Some(wanted) }).is_ok() {
-            break;
-        }
-    }
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(HIGHEST);
-    usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(OTHER_DESCRIPTORS).max(1)
+    raise_descriptors().saturating_sub(OTHER_DESCRIPTORS).max(1)
 }
 
 /// A live master that is being connected.
