@@ -38,5 +38,7 @@ const TOOL: &str = "autofs-restore";
 
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
+    // A descriptor is held for each mount, also by the children.
+    autofs_cr_common::limits::raise_descriptors();
     autofs_cr_common::exit::conclude(TOOL, run::run(&arguments))
 }
