@@ -11,6 +11,11 @@ use autofs_cr_common::model::{Device, State, TextPath};
 /// More superblocks or mounts than any host has (fs.mount-max is 100,000 by default).
 const MAX_ENTRIES: usize = 1_000_000;
 
+/// The highest device number that a new superblock can be given in reasonable time. The kernel hands out the
+/// lowest free number, so that each lower one that is free costs a superblock and a descriptor until the end.
+/// Hosts have some thousands.
+const MAX_MINOR: u32 = 1 << 18;
+
 /// What is wrong with an image.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Fault {
@@ -26,6 +31,10 @@ pub enum Fault {
     DeviceTwice(Device),
     #[error("superblock {0} has a major number; an autofs superblock has none (0:N, N not 0)")]
     Major(Device),
+    #[error(
+        "superblock {0}: its device number is above 0:{MAX_MINOR}, which cannot be made in reasonable time"
+    )]
+    HighMinor(Device),
     #[error("superblock {0}: its state is unknown; dump it again with the rights to see it")]
     Unknown(Device),
     #[error("superblock {0}: it is {1}, but names no master and pipe")]
@@ -114,6 +123,9 @@ fn check_superblocks(image: &Image) -> Result<HashMap<Device, bool>, Fault> {
         let device = superblock.device;
         if device.major != 0 || device.minor == 0 {
             return Err(Fault::Major(device));
+        }
+        if device.minor > MAX_MINOR {
+            return Err(Fault::HighMinor(device));
         }
         if shown.insert(device, false).is_some() {
             return Err(Fault::DeviceTwice(device));
@@ -252,6 +264,7 @@ mounts:
             ("state: connected", "state: unknown", "its state is unknown"),
             ("state: connected", "state: catatonic", "names a master or a pipe"),
             ("\"0:45\", options", "\"8:1\", options", "has a major number"),
+            ("\"0:45\", options", "\"0:900000\", options", "cannot be made in reasonable time"),
             ("\"0:45\", root", "\"0:46\", root", "no superblock 0:46"),
             ("minproto: 5", "minproto: 6", "no range of protocol"),
             ("path: a,", "path: /a,", "not relative and plain"),

@@ -1,12 +1,12 @@
 //! Publishing what the fixups need: the segment and the stage document.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use autofs_cr_common::doc::image::{End, Master};
+use autofs_cr_common::doc::image::{End, Image, Master};
 use autofs_cr_common::doc::stage::{Stage, Waiting};
 use autofs_cr_common::doc::{self, Format, Output};
 use autofs_cr_common::model::{FdFlags, Pid};
@@ -40,12 +40,10 @@ pub fn publish(plan: &Plan, masters: &Masters, timeout: Duration) -> anyhow::Res
     let numbers: HashMap<&str, usize> =
         plan.image.masters.iter().enumerate().map(|(index, master)| (master.id.as_str(), index)).collect();
     let superblocks = items.iter().map(|&item| superblock(plan, item, &numbers)).collect();
-    let published = segment::Plan {
-        coordinator,
-        timeout,
-        masters: plan.image.masters.iter().map(|master| describe(master, masters)).collect(),
-        superblocks,
-    };
+    let controls = control_fds(&plan.image);
+    let of = |master: &Master| controls.get(&*master.id).map_or(&[][..], Vec::as_slice);
+    let described = plan.image.masters.iter().map(|master| describe(master, masters, of(master))).collect();
+    let published = segment::Plan { coordinator, timeout, masters: described, superblocks };
     let segment = Segment::create(&published).context("cannot make the segment in shared memory")?;
     let watch = Segment::open(&Locator::Name(segment.name().clone())).context("cannot open the segment")?;
     Ok(Some(Published { segment, watch: Arc::new(watch), items }))
@@ -67,9 +65,9 @@ fn superblock(plan: &Plan, item: usize, numbers: &HashMap<&str, usize>) -> segme
     }
 }
 
-fn describe(master: &Master, masters: &Masters) -> segment::Master {
+fn describe(master: &Master, masters: &Masters, control_fds: &[End]) -> segment::Master {
     let live = masters.live.get(&master.id);
-    let chosen = read_ends(master);
+    let chosen = read_ends(master, control_fds);
     let pipes = master.pipes.iter().zip(chosen);
     segment::Master {
         id: master.id.clone(),
@@ -80,17 +78,23 @@ fn describe(master: &Master, masters: &Masters) -> segment::Master {
     }
 }
 
+/// The control fds of each master, by its id.
+fn control_fds(image: &Image) -> HashMap<&str, Vec<End>> {
+    let mut controls: HashMap<&str, Vec<End>> = HashMap::new();
+    for superblock in &image.superblocks {
+        let master = superblock.master.as_deref().unwrap_or_default();
+        controls.entry(master).or_default().extend(&superblock.control_fds);
+    }
+    controls
+}
+
 /// The numbers of the read ends. For a pipe that had no reader when the image was made, the lowest number
 /// from 3 on that the master has no other use for.
-fn read_ends(master: &Master) -> Vec<End> {
+fn read_ends(master: &Master, control_fds: &[End]) -> Vec<End> {
     let known = master.pipes.iter().flat_map(|pipe| pipe.read_end.iter().chain(&pipe.write_end));
-    let mut used: Vec<i32> = known.map(|end| end.fd).collect();
-    let mut choose = || {
-        let fd = (3..).find(|fd| !used.contains(fd)).unwrap_or(3);
-        used.push(fd);
-        End { fd, flags: FdFlags::default() }
-    };
-    master.pipes.iter().map(|pipe| pipe.read_end.unwrap_or_else(&mut choose)).collect()
+    let used: HashSet<i32> = known.chain(control_fds).map(|end| end.fd).collect();
+    let mut free = (3..).filter(|fd| !used.contains(fd)).map(|fd| End { fd, flags: FdFlags::default() });
+    master.pipes.iter().filter_map(|pipe| pipe.read_end.or_else(|| free.next())).collect()
 }
 
 /// Writes the stage document.
@@ -125,4 +129,51 @@ fn write(stage: &Stage, mut out: Output) -> anyhow::Result<()> {
     out.flush()?;
     out.finish()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use autofs_cr_common::doc::image::Pipe;
+    use autofs_cr_common::masters::MasterKind;
+    use autofs_cr_common::model::TextPath;
+
+    use super::*;
+
+    fn end(fd: i32) -> End {
+        End { fd, flags: FdFlags::default() }
+    }
+
+    fn master(ends: impl Iterator<Item = Option<i32>>) -> Master {
+        let pipe = |(inode, fd): (u64, Option<i32>)| Pipe {
+            inode,
+            read_end: fd.map(end),
+            write_end: None,
+            requests: Vec::new(),
+        };
+        Master {
+            id: "m".into(),
+            kind: MasterKind::Unknown,
+            command: TextPath::default(),
+            pid: None,
+            pgrp: None,
+            session: None,
+            pipes: (1..).zip(ends).map(pipe).collect(),
+        }
+    }
+
+    #[test]
+    fn a_chosen_number_is_no_one_elses() {
+        let master = master([None, Some(4), None, Some(3)].into_iter());
+        let chosen: Vec<i32> = read_ends(&master, &[end(5), end(7)]).iter().map(|end| end.fd).collect();
+        assert_eq!(chosen, [6, 4, 8, 3]);
+    }
+
+    #[test]
+    fn many_pipes_without_a_reader_take_no_long_time() {
+        let started = Instant::now();
+        assert_eq!(read_ends(&master((0..100_000).map(|_| None)), &[]).len(), 100_000);
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
 }

@@ -274,7 +274,7 @@ fn another_autofs_mount_in_the_way_is_an_error_without_replace() -> Result<()> {
     let sandbox = Sandbox::new()?;
     let _master = like_systemd(&sandbox)?;
     let device = read(&dump(&sandbox)).superblocks[1].device.to_string();
-    let image = dump(&sandbox).replace(&format!("\"{device}\""), "\"0:999999\"");
+    let image = dump(&sandbox).replace(&format!("\"{device}\""), "\"0:199999\"");
     let before = sandbox.mountinfo();
     restore(&sandbox, &image).run().assert_code(1).assert_stderr_contains("use --replace");
     assert_eq!(sandbox.mountinfo(), before);
