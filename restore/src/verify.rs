@@ -7,34 +7,46 @@ use autofs_cr_common::proc::{ProcessDir, mountinfo};
 
 use crate::plan::{Action, Plan};
 
-/// What mountinfo says of the superblocks that are there, by device.
-pub fn read(process: &ProcessDir) -> anyhow::Result<HashMap<Device, SuperOptions>> {
+/// What mountinfo says of the autofs mounts that are there: the pipes of their superblocks.
+#[derive(Debug, Default)]
+pub struct Found {
+    by_device: HashMap<Device, KernelPipe>,
+    /// The last one at each place, as what is made is the newest there.
+    by_mount_point: HashMap<Vec<u8>, KernelPipe>,
+}
+
+/// Reads it.
+pub fn read(process: &ProcessDir) -> anyhow::Result<Found> {
     let text = process.mountinfo()?;
-    let mut found = HashMap::new();
+    let mut found = Found::default();
     for line in mountinfo::lines(&text) {
         let line = line?;
         if let Some(device) = line.device().filter(|_| line.is_autofs()) {
             let options = SuperOptions::parse(&String::from_utf8_lossy(line.super_options))?;
-            found.insert(device, options);
+            found.by_device.insert(device, options.pipe);
+            found.by_mount_point.insert(mountinfo::unescape(line.mount_point).into_owned(), options.pipe);
         }
     }
     Ok(found)
 }
 
-/// What is not as planned, a sentence each. A superblock that was made with any number is passed over.
-pub fn problems(plan: &Plan, found: &HashMap<Device, SuperOptions>) -> Vec<String> {
+/// What is not as planned, a sentence each. A superblock that was made with any number is known by its
+/// first mount point.
+pub fn problems(plan: &Plan, found: &Found) -> Vec<String> {
     let mut problems = Vec::new();
     for (item, superblock) in plan.items.iter().zip(&plan.image.superblocks) {
-        if !item.keeps_device {
-            continue;
-        }
-        let wrong = match found.get(&superblock.device) {
+        let place = item.mounts.first().map(|&mount| &plan.image.mounts[mount].mount_point);
+        let pipe = match place {
+            Some(place) if !item.keeps_device => found.by_mount_point.get(place.as_bytes()),
+            _ => found.by_device.get(&superblock.device),
+        };
+        let wrong = match pipe {
             None => Some("is not mounted"),
-            Some(options) => wrong_pipe(item.action, options.pipe),
+            Some(pipe) => wrong_pipe(item.action, *pipe),
         };
         if let Some(wrong) = wrong {
-            let mount = item.mounts.first().map(|&mount| plan.image.mounts[mount].mount_point.to_string());
-            problems.push(format!("{} ({}) {wrong}", mount.unwrap_or_default(), superblock.device));
+            let place = place.map(ToString::to_string).unwrap_or_default();
+            problems.push(format!("{place} ({}) {wrong}", superblock.device));
         }
     }
     problems
