@@ -284,7 +284,25 @@ impl<'a> There<'a> {
         for content in &report.content {
             there.content.entry(content.parent).or_default().push(content);
         }
+        there.sort_stacks();
         there
+    }
+
+    /// Puts the mounts at one place into the order in which they cover each other. mountinfo has them by their
+    /// ids, and a mount that was moved is older than what it is on.
+    fn sort_stacks(&mut self) {
+        let mounts = self.report.mounts.iter().map(|mount| (mount.id, mount.parent));
+        let parents: HashMap<u64, u64> =
+            mounts.chain(self.report.content.iter().map(|content| (content.id, content.parent))).collect();
+        // A cycle of parents, which only a report that was made up has, is as long as there are mounts.
+        let depth = |mount: &&report::Mount| {
+            let ancestors = std::iter::successors(Some(mount.id), |id| parents.get(id).copied());
+            ancestors.take(parents.len()).count()
+        };
+        self.at
+            .values_mut()
+            .filter(|stack| stack.len() > 1)
+            .for_each(|stack| stack.sort_by_cached_key(depth));
     }
 }
 
