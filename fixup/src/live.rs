@@ -11,7 +11,7 @@ mod verify;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use autofs_cr_common::cli::{Voice, count};
@@ -83,12 +83,17 @@ fn work(
     let process = find(&watch.segment.masters()[master])?;
     let target = Target::open(process.pid())?;
     process.check_alive()?;
+    let pipes = process.write_ends(watch.segment, master).or_else(|error| {
+        // Why its descriptors are gone, if so.
+        process.check_alive()?;
+        Err(error)
+    })?;
     let mut live = Live {
         watch: *watch,
         master,
         device,
         voice,
-        pipes: process.write_ends(watch.segment, master)?,
+        pipes,
         opener: Opener::new(watch.segment, device, Some(&target)),
         most: descriptor_limit(),
         process,
@@ -99,10 +104,8 @@ fn work(
 
 /// Marks what is not final yet as failed.
 fn fail_rest(segment: &Segment, master: usize, errno: Errno) -> anyhow::Result<()> {
-    for index in select(segment, master, |progress| !progress.is_final())? {
-        segment.advance(index, Progress::Failed(errno))?;
-    }
-    Ok(())
+    let rest = select(segment, master, |progress| !progress.is_final())?;
+    Ok(segment.advance_all(rest, Progress::Failed(errno))?)
 }
 
 /// How many mounts can be open at a time, after this process's limit was raised as far as it goes.
@@ -250,20 +253,36 @@ impl Live<'_> {
         for &index in held.keys() {
             self.segment().advance(index, Progress::Released)?;
         }
-        loop {
-            let seen = self.segment().wake_value();
-            self.watch.check()?;
-            self.process.check_alive()?;
-            let waiting = self.select(|progress| progress == Progress::Released)?;
-            if !waiting.iter().any(|index| held.contains_key(index)) {
-                break;
-            }
-            self.watch.wait(seen)?;
-        }
+        self.await_new(held)?;
         let known: Vec<usize> = opened.iter().map(|one| one.index).collect();
         let made: Vec<usize> = self.ready()?.into_iter().filter(|index| !known.contains(index)).collect();
         opened.extend(self.open(&made)?);
         Ok(())
+    }
+
+    /// Waits until restore has made the superblocks in the place of those that were let go of. The master is
+    /// stopped, so it is not waited for long: each that is made counts as a sign that restore goes on.
+    fn await_new(&self, held: &BTreeMap<usize, Vec<End>>) -> anyhow::Result<()> {
+        let (mut last, mut deadline) = (held.len(), self.watch.step(STEP));
+        loop {
+            let seen = self.segment().wake_value();
+            self.watch.check()?;
+            self.process.check_alive()?;
+            let mut waiting = self.select(|progress| progress == Progress::Released)?;
+            waiting.retain(|index| held.contains_key(index));
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            if waiting.len() < last {
+                (last, deadline) = (waiting.len(), self.watch.step(STEP));
+            } else if Instant::now() >= deadline {
+                // Told before the control fds are given back: they show what restore puts back.
+                self.segment().advance_all(waiting, Progress::Failed(Errno::ETIMEDOUT))?;
+                return Err(Errno::ETIMEDOUT)
+                    .context("restore did not make the new mounts while the master was stopped for them");
+            }
+            self.watch.wait(seen)?;
+        }
     }
 
     /// Opens superblocks, and claims them. One that cannot be opened is given up.

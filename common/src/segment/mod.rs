@@ -188,14 +188,17 @@ impl Segment {
         self.advance_all([index], to)
     }
 
-    /// Moves several superblocks forward, and wakes all who wait once. The first that may not go there ends
-    /// it, with those before it moved.
+    /// Moves several superblocks forward, and wakes all who wait once. One that may not go there does not
+    /// keep the others: the error is that of the first such one.
     pub fn advance_all(
         &self,
         indices: impl IntoIterator<Item = usize>,
         to: Progress,
     ) -> Result<(), ProgressError> {
-        let moved = indices.into_iter().try_for_each(|index| self.step(index, to));
+        let mut moved = Ok(());
+        for index in indices {
+            moved = moved.and(self.step(index, to));
+        }
         self.wake();
         moved
     }
@@ -234,6 +237,8 @@ impl Segment {
         }
         claimed.insert(master);
         let left_by = self.words[layout::claimant(master)].swap(Pid::this().into(), Ordering::AcqRel);
+        // Restore waits for it before it lets superblocks be replaced.
+        self.wake();
         Ok(Claim { segment: self, master, left_by: Pid::try_from(left_by).ok() })
     }
 

@@ -128,6 +128,17 @@ fn progress_moves_forward_only() {
 }
 
 #[test]
+fn one_that_may_not_move_does_not_keep_the_others() {
+    let owner = create();
+    owner.advance(1, Progress::Failed(nix::errno::Errno::EIO)).expect("a step");
+    let moved = owner.advance_all(0..4, Progress::Created);
+    assert!(matches!(moved, Err(ProgressError::Step { index: 1, .. })), "the first error is told: {moved:?}");
+    for index in [0, 2] {
+        assert_eq!(owner.progress(index), Ok(Progress::Created));
+    }
+}
+
+#[test]
 fn it_ends_once() {
     let owner = create();
     owner.finish(Outcome::Failed).expect("the end");
