@@ -3,13 +3,15 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use autofs_cr_common::segment::Segment;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::event::{PollFd, PollFlags, poll};
+use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
 use crate::signals;
@@ -33,18 +35,32 @@ pub struct Events {
     sender: Sender<Event>,
     /// Where events come out.
     pub receiver: Receiver<Event>,
+    /// The last signal that came; zero before.
+    signal: Arc<AtomicUsize>,
 }
 
 impl Events {
     /// A stream that already has the signals in it. From here on they do not end this process.
     pub fn new() -> anyhow::Result<Self> {
         let (sender, receiver) = unbounded();
-        let events = Self { sender, receiver };
-        let mut caught =
-            Signals::new(signals::ENDING.map(|signal| signal as i32)).context("cannot catch signals")?;
+        let events = Self { sender, receiver, signal: Arc::default() };
+        let ending = signals::ENDING.map(|signal| signal as i32);
+        let mut caught = Signals::new(ending).context("cannot catch signals")?;
+        for signal in ending {
+            flag::register_usize(signal, Arc::clone(&events.signal), signal as usize)
+                .context("cannot catch signals")?;
+        }
         signals::unblock().context("cannot unblock signals")?;
         events.source("signals", move |send| caught.forever().all(|signal| send(Event::Signal(signal))))?;
         Ok(events)
+    }
+
+    /// An error if a signal has asked for the end, for work that does not look at the events.
+    pub fn check_signal(&self) -> anyhow::Result<()> {
+        match self.signal.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            signal => bail!("ended by signal {signal}"),
+        }
     }
 
     /// Adds the changes of the segment.

@@ -20,8 +20,8 @@ use autofs_cr_common::target::open_pidfd;
 use crate::cli::{Arguments, Connect};
 use crate::events::{Event, Events};
 use crate::live::Masters;
-use crate::mounter::{Answer, Launch, Order};
-use crate::plan::{Plan, Wishes, plan};
+use crate::mounter::{Answer, CHUNK, Launch, Order};
+use crate::plan::{Action, Plan, Wishes, plan};
 use crate::stage::{Published, announce, publish};
 use crate::survey::Survey;
 use crate::wait::{End, Waiter, advance};
@@ -174,12 +174,13 @@ impl Restore<'_> {
         self.expect_prepared(&worker)?;
         // From here on signals are events, and threads are there: nothing forks any more.
         let events = Events::new()?;
-        let staged = self.mount(&worker, published).and_then(|()| {
-            if self.arguments.init && self.arguments.output.output.is_none() {
-                // Its fixups know the segment from their environment, and standard output is for CMD.
-                return Ok(());
+        let staged = self.mount(&worker, published, &events).and_then(|()| {
+            // The fixups of a fresh namespace know the segment from their environment, and standard output is
+            // for CMD.
+            if !self.arguments.init || self.arguments.output.output.is_some() {
+                announce(self.plan, self.masters, published, out)?;
             }
-            announce(self.plan, self.masters, published, out)
+            events.check_signal()
         });
         if let Err(error) = staged {
             return Err(self.undone(&worker, published, error));
@@ -193,43 +194,41 @@ impl Restore<'_> {
         match end {
             Ok(End::Connected) => self.finished(&worker, published),
             Ok(End::Not(why)) if self.arguments.keep_going => self.left(&worker, published, &why),
-            Ok(End::Not(why)) => Err(self.undone(&worker, published, anyhow::anyhow!(why))),
+            Ok(End::Not(why) | End::Broken(why)) => {
+                Err(self.undone(&worker, published, anyhow::anyhow!(why)))
+            }
             Err(error) => Err(self.undone(&worker, published, error)),
         }
     }
 
     fn expect_prepared(&self, worker: &Worker) -> anyhow::Result<()> {
-        match worker.order(self.plan, &Order::Prepare, |_| {})? {
+        match worker.order(self.plan, &Order::Prepare)? {
             Answer::Prepared => Ok(()),
             other => bail!("the mounter answered {other:?} instead of being prepared"),
         }
     }
 
-    /// Makes all groups that do not wait for a fixup.
-    fn mount(&self, worker: &Worker, published: Option<&Published>) -> anyhow::Result<()> {
-        let now = (0..self.plan.groups.len()).filter(|&group| !self.is_held(group)).collect();
-        if let Some(published) = published {
-            self.hold(published)?;
-        }
-        worker.order(self.plan, &Order::Make(now), |made| {
+    /// Makes all groups that do not wait for a fixup. A signal ends it.
+    fn mount(&self, worker: &Worker, published: Option<&Published>, events: &Events) -> anyhow::Result<()> {
+        let groups = 0..self.plan.groups.len();
+        let now: Vec<usize> =
+            groups.filter(|&group| self.needs_work(group) && !self.is_held(group)).collect();
+        for groups in now.chunks(CHUNK) {
+            events.check_signal()?;
+            worker.order(self.plan, &Order::Make(groups.to_vec()))?;
             if let Some(published) = published {
-                advance(&published.segment, self.plan, &published.items, made);
+                advance(&published.segment, self.plan, &published.items, groups);
             }
-        })?;
+        }
         Ok(())
+    }
+
+    fn needs_work(&self, group: usize) -> bool {
+        self.plan.groups[group].iter().any(|&item| self.plan.items[item].action != Action::Keep)
     }
 
     fn is_held(&self, group: usize) -> bool {
         self.plan.groups[group].iter().any(|&item| self.plan.items[item].is_held())
-    }
-
-    fn hold(&self, published: &Published) -> anyhow::Result<()> {
-        for (index, &item) in published.items.iter().enumerate() {
-            if self.plan.items[item].is_held() {
-                published.segment.advance(index, Progress::Held)?;
-            }
-        }
-        Ok(())
     }
 
     fn wait(
@@ -243,7 +242,7 @@ impl Restore<'_> {
         if let Some(worker) = worker {
             events.watch_child(open_pidfd(worker.pid())?)?;
         }
-        let held = (0..self.plan.groups.len()).filter(|&group| self.is_held(group)).collect();
+        let pending = (0..self.plan.groups.len()).filter(|&group| self.is_held(group)).collect();
         let mut waiter = Waiter {
             plan: self.plan,
             segment: &published.watch,
@@ -251,7 +250,9 @@ impl Restore<'_> {
             worker,
             events,
             voice: self.voice,
-            held,
+            keep_going: self.arguments.keep_going,
+            pending,
+            held: Vec::new(),
             watched: Vec::new(),
         };
         waiter.wait(self.deadline)
@@ -275,7 +276,8 @@ impl Restore<'_> {
 
     fn left(&self, worker: &Worker, published: Option<&Published>, why: &str) -> anyhow::Result<Exit> {
         if let Some(Published { segment, .. }) = published {
-            segment.finish(Outcome::Failed)?;
+            // What is connected stays, so this is no failure that is undone.
+            segment.finish(Outcome::Finished)?;
         }
         self.clean_up(worker);
         self.voice.warn(format_args!("{why}; what is connected was left"));
@@ -283,7 +285,7 @@ impl Restore<'_> {
     }
 
     fn clean_up(&self, worker: &Worker) {
-        match worker.order(self.plan, &Order::Finish, |_| {}) {
+        match worker.order(self.plan, &Order::Finish) {
             Ok(Answer::Finished(problems)) => problems.iter().for_each(|problem| self.voice.warn(problem)),
             Ok(other) => self.voice.warn(format_args!("the mounter answered {other:?} at the end")),
             Err(error) => self.voice.warn(format_args!("{error:#}")),
@@ -296,16 +298,25 @@ impl Restore<'_> {
             // The error that is reported is the first one.
             let _ = segment.finish(Outcome::Failed);
         }
-        let unconnected = published.map_or(Vec::new(), unconnected);
-        match worker.order(self.plan, &Order::Undo(unconnected), |_| {}) {
-            Ok(Answer::Undone(problems)) if problems.is_empty() => error.context("everything was undone"),
-            Ok(Answer::Undone(problems)) => {
+        match self.undo(worker, &published.map_or(Vec::new(), unconnected)) {
+            Ok(problems) if problems.is_empty() => error.context("everything was undone"),
+            Ok(problems) => {
                 error.context(format!("undone but for this: {}; it was undone because", problems.join("; ")))
             }
-            Ok(other) => error.context(format!("the mounter answered {other:?} instead of undoing; at first")),
             Err(undo) => error.context(format!(
                 "it could not be undone ({undo:#}): run the same command again to finish it; it failed because"
             )),
+        }
+    }
+
+    /// What could not be put back as it was.
+    fn undo(&self, worker: &Worker, unconnected: &[usize]) -> anyhow::Result<Vec<String>> {
+        for items in unconnected.chunks(CHUNK) {
+            worker.order(self.plan, &Order::Unconnected(items.to_vec()))?;
+        }
+        match worker.order(self.plan, &Order::Undo)? {
+            Answer::Undone(problems) => Ok(problems),
+            other => bail!("the mounter answered {other:?} instead of undoing"),
         }
     }
 
@@ -323,7 +334,7 @@ impl Restore<'_> {
         match end {
             End::Connected => self.voice.note(format_args!("{}; all is connected", show::summary(self.plan))),
             End::Not(why) if self.arguments.keep_going => self.voice.warn(format_args!("{why}; it goes on")),
-            End::Not(why) => {
+            End::Not(why) | End::Broken(why) => {
                 // With its init all of the fresh namespace goes, and nothing else was made.
                 init.kill();
                 bail!("{why}; the fresh namespace was ended");

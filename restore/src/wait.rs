@@ -7,9 +7,10 @@ use anyhow::bail;
 use autofs_cr_common::cli::{Voice, count};
 use autofs_cr_common::segment::{Progress, Segment};
 use crossbeam_channel::RecvTimeoutError;
+use nix::errno::Errno;
 
 use crate::events::{Event, Events};
-use crate::mounter::Order;
+use crate::mounter::{CHUNK, Order};
 use crate::plan::Plan;
 use crate::worker::Worker;
 
@@ -18,8 +19,10 @@ use crate::worker::Worker;
 pub enum End {
     /// Everything is connected.
     Connected,
-    /// It is not, for this reason.
+    /// It is not, for this reason; what is connected can be left.
     Not(String),
+    /// It was ended, for this reason.
+    Broken(String),
 }
 
 /// Who waits, and what for.
@@ -32,7 +35,11 @@ pub struct Waiter<'a> {
     pub worker: Option<&'a Worker>,
     pub events: &'a Events,
     pub voice: Voice,
-    /// Groups that are made as soon as their fixups are there, by index in the plan.
+    /// A failure does not end the waiting for others.
+    pub keep_going: bool,
+    /// Groups that are made when their fixups are there, by index in the plan.
+    pub pending: Vec<usize>,
+    /// Those of them whose fixups were all there, and were told to let go of the old superblocks.
     pub held: Vec<usize>,
     /// Masters whose claim is watched, by index in the segment.
     pub watched: Vec<usize>,
@@ -66,8 +73,8 @@ impl Waiter<'_> {
                 self.claim_ended(master);
                 None
             }
-            Event::ChildEnded => Some(End::Not(self.child_ended())),
-            Event::Signal(signal) => Some(End::Not(format!("ended by signal {signal}"))),
+            Event::ChildEnded => Some(End::Broken(self.child_ended())),
+            Event::Signal(signal) => Some(End::Broken(format!("ended by signal {signal}"))),
         }
     }
 
@@ -75,22 +82,86 @@ impl Waiter<'_> {
     /// whether it is over.
     fn look(&mut self) -> anyhow::Result<Option<End>> {
         self.watch_claims()?;
+        self.give_up()?;
+        self.hold()?;
         self.make_released()?;
         let mut waiting = 0;
+        let mut failed = Vec::new();
         for index in 0..self.items.len() {
             match self.segment.progress(index)? {
                 Progress::Connected => {}
-                Progress::Failed(errno) => {
-                    return Ok(Some(End::Not(format!(
-                        "{} was not connected: {}",
-                        self.name(index),
-                        errno.desc()
-                    ))));
-                }
+                Progress::Failed(errno) => failed.push((index, errno)),
                 _ => waiting += 1,
             }
         }
-        Ok((waiting == 0).then_some(End::Connected))
+        if waiting > 0 && (self.keep_going || failed.is_empty()) {
+            return Ok(None);
+        }
+        Ok(Some(match failed.first() {
+            None => End::Connected,
+            Some(&(index, errno)) => End::Not(self.failure(index, errno, failed.len() - 1)),
+        }))
+    }
+
+    fn failure(&self, index: usize, errno: Errno, others: usize) -> String {
+        let first = format!("{} was not connected: {}", self.name(index), errno.desc());
+        match others {
+            0 => first,
+            others => format!("{first} (and {} more)", count(others, "mount")),
+        }
+    }
+
+    /// A group is made as a whole or not at all: where the fixup of one part has failed, it gives up the
+    /// others.
+    fn give_up(&mut self) -> anyhow::Result<()> {
+        let mut lost = Vec::new();
+        for group in self.pending.iter().chain(&self.held).copied() {
+            let has_failed = |&index: &usize| matches!(self.segment.progress(index), Ok(Progress::Failed(_)));
+            if self.indices(group).iter().any(has_failed) {
+                lost.push(group);
+            }
+        }
+        if lost.is_empty() {
+            return Ok(());
+        }
+        lost.sort_unstable();
+        self.pending.retain(|group| lost.binary_search(group).is_err());
+        self.held.retain(|group| lost.binary_search(group).is_err());
+        let rest = lost.iter().flat_map(|&group| self.indices(group));
+        let open =
+            rest.filter(|&index| self.segment.progress(index).is_ok_and(|progress| !progress.is_final()));
+        // One that a fixup has given up meanwhile is as good.
+        let _ = self.segment.advance_all(open, Progress::Failed(Errno::ECANCELED));
+        Ok(())
+    }
+
+    /// Tells the fixups to let go of what is replaced, once they are all there: a master that is stopped for
+    /// it shall not have to wait for the fixup of another.
+    fn hold(&mut self) -> anyhow::Result<()> {
+        let all = std::mem::take(&mut self.pending);
+        let is_there = |index: &usize| self.watched.contains(&self.segment.superblocks()[*index].master);
+        let (there, pending): (Vec<usize>, Vec<usize>) =
+            all.into_iter().partition(|&group| self.held_indices(group).iter().all(is_there));
+        if !there.is_empty() {
+            let held = there.iter().flat_map(|&group| self.held_indices(group));
+            // One that its fixup has given up meanwhile is seen at the next look.
+            let _ = self.segment.advance_all(held, Progress::Held);
+        }
+        self.pending = pending;
+        self.held.extend(there);
+        Ok(())
+    }
+
+    /// The superblocks of a group that wait for fixups, by their index in the segment.
+    fn indices(&self, group: usize) -> Vec<usize> {
+        let items = self.plan.groups[group].iter();
+        items.filter_map(|item| self.items.binary_search(item).ok()).collect()
+    }
+
+    /// Those of them that are replaced.
+    fn held_indices(&self, group: usize) -> Vec<usize> {
+        let is_held = |index: &usize| self.plan.items[self.items[*index]].is_held();
+        self.indices(group).into_iter().filter(is_held).collect()
     }
 
     /// Makes the held groups whose superblocks were all let go of by their fixups.
@@ -103,24 +174,18 @@ impl Waiter<'_> {
             if is_ready { ready.push(group) } else { held.push(group) }
         }
         self.held = held;
-        if ready.is_empty() {
-            return Ok(());
+        for groups in ready.chunks(CHUNK) {
+            self.events.check_signal()?;
+            worker.order(self.plan, &Order::Make(groups.to_vec()))?;
+            advance(self.segment, self.plan, self.items, groups);
         }
-        let (segment, items, plan) = (self.segment, self.items, self.plan);
-        worker.order(plan, &Order::Make(ready), |made| advance(segment, plan, items, made))?;
         Ok(())
     }
 
     fn is_released(&self, group: usize) -> anyhow::Result<bool> {
-        for &item in &self.plan.groups[group] {
-            if !self.plan.items[item].is_held() {
-                continue;
-            }
-            let index = self.items.binary_search(&item);
-            if let Ok(index) = index {
-                if self.segment.progress(index)? != Progress::Released {
-                    return Ok(false);
-                }
+        for index in self.held_indices(group) {
+            if self.segment.progress(index)? != Progress::Released {
+                return Ok(false);
             }
         }
         Ok(true)

@@ -3,6 +3,7 @@
 //! A process cannot change its own pid namespace, only that of its later children. So there are two
 //! forks: one to enter the namespaces, and in it one to be born there.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -14,16 +15,23 @@ use autofs_cr_common::child::Child;
 use autofs_cr_common::model::Pid;
 use autofs_cr_common::sys::autofs::ControlDevice;
 use autofs_cr_common::target::Target;
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::live::Masters;
-use crate::mounter::{Answer, Launch, Mounter, Order, Outfit, Progress};
+use crate::mounter::{Answer, FIRST, Launch, Mounter, Order, Outfit, Progress};
 use crate::plan::Plan;
 use crate::signals;
 
-/// How long the mounter may say nothing. Each of its steps takes well below a millisecond, but for a
-/// path walk onto a mount with a pending request, which never ends.
+/// How long the mounter may stay at one step. Each takes well below a millisecond, or at most a second where
+/// a device number is waited for, but for a path walk onto a mount with a pending request, which never ends.
 const MOST_SILENCE: Duration = Duration::from_secs(5);
+
+/// Also with a short timeout the mounter gets this long for a step.
+const LEAST_SILENCE: Duration = Duration::from_secs(2);
+
+/// How often the steps of the mounter are looked at while it is waited for.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Where the mounter works.
 #[derive(Debug)]
@@ -39,8 +47,10 @@ pub enum Place<'a> {
 pub struct Worker {
     child: Child,
     progress: Progress,
-    /// How long it may say nothing.
+    /// How long it may stay at one step.
     silence: Duration,
+    /// The number of the last order.
+    number: Cell<u64>,
 }
 
 impl Worker {
@@ -57,40 +67,42 @@ impl Worker {
         let outfit = Outfit { device, proc_dir: open_proc()?, progress: progress.clone() };
         let child = Child::spawn(|channel| enter(plan, masters, place, channel, outfit))
             .context("cannot start a child process")?;
-        let worker = Self { child, progress, silence: MOST_SILENCE.min(timeout) };
+        let worker = Self {
+            child,
+            progress,
+            silence: MOST_SILENCE.min(timeout).max(LEAST_SILENCE),
+            number: Cell::new(FIRST),
+        };
         match worker.answer(plan)? {
             Answer::Ready => Ok(worker),
             other => bail!("the mounter answered {other:?} when it was started"),
         }
     }
 
-    /// Gives an order, and waits for the last answer to it.
-    pub fn order(
-        &self,
-        plan: &Plan,
-        order: &Order,
-        mut made: impl FnMut(&[usize]),
-    ) -> anyhow::Result<Answer> {
-        self.child.send(order, &[]).context("cannot reach the mounter")?;
-        loop {
-            match self.answer(plan)? {
-                Answer::Made(groups) => made(&groups),
-                Answer::Failed(why) => bail!(why),
-                answer => return Ok(answer),
-            }
+    /// Gives an order, and waits for the answer to it.
+    pub fn order(&self, plan: &Plan, order: &Order) -> anyhow::Result<Answer> {
+        self.send(order).context("cannot reach the mounter")?;
+        match self.answer(plan)? {
+            Answer::Failed(why) => bail!(why),
+            answer => Ok(answer),
         }
     }
 
     /// Gives an order that is not answered, as the mounter becomes another program.
     pub fn launch(&self) -> anyhow::Result<()> {
-        self.child.send(&Order::Launch, &[])?;
-        match self.child.receive::<Answer>(Some(Instant::now() + self.silence)) {
+        self.send(&Order::Launch)?;
+        match self.child.receive::<(u64, Answer)>(Some(Instant::now() + self.silence)) {
             // The channel is closed by execve.
             Err(ChannelError::Closed) => Ok(()),
-            Ok((Answer::Failed(why), _)) => bail!(why),
-            Ok((answer, _)) => bail!("the mounter answered {answer:?} when it was to become init"),
+            Ok(((_, Answer::Failed(why)), _)) => bail!(why),
+            Ok(((_, answer), _)) => bail!("the mounter answered {answer:?} when it was to become init"),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn send(&self, order: &Order) -> Result<(), ChannelError> {
+        self.number.set(self.number.get() + 1);
+        self.child.send(&(self.number.get(), order), &[])
     }
 
     /// The process id of the child that stands between restore and the mounter, and ends like it.
@@ -103,12 +115,24 @@ impl Worker {
         self.child
     }
 
+    /// Waits for the answer to the last order, as long as the mounter goes on.
     fn answer(&self, plan: &Plan) -> anyhow::Result<Answer> {
-        match self.child.receive(Some(Instant::now() + self.silence)) {
-            Ok((answer, _)) => Ok(answer),
-            Err(ChannelError::TimedOut) => Err(self.blocked(plan)),
-            Err(ChannelError::Closed) => bail!("the mounter ended{}", self.at(plan)),
-            Err(error) => Err(error).context("cannot hear the mounter"),
+        let (mut beats, mut since) = (self.progress.beats(), Instant::now());
+        loop {
+            match self.child.receive::<(u64, Answer)>(Some(Instant::now() + LOOK)) {
+                Ok(((number, answer), _)) if number == self.number.get() => return Ok(answer),
+                // It answers an order for which nobody waits any more.
+                Ok(_) => {}
+                Err(ChannelError::TimedOut) => {}
+                Err(ChannelError::Closed) => bail!("the mounter ended{}", self.at(plan)),
+                Err(error) => return Err(error).context("cannot hear the mounter"),
+            }
+            let now = self.progress.beats();
+            if now != beats {
+                (beats, since) = (now, Instant::now());
+            } else if since.elapsed() > self.silence {
+                return Err(self.blocked(plan));
+            }
         }
     }
 
@@ -181,7 +205,7 @@ fn report<T>(channel: &Channel, result: anyhow::Result<T>) -> anyhow::Result<T> 
     match result {
         Ok(value) => Ok(value),
         Err(error) => {
-            channel.send(&Answer::Failed(format!("{error:#}")), &[])?;
+            channel.send(&(FIRST, Answer::Failed(format!("{error:#}"))), &[])?;
             autofs_cr_common::sys::process::exit_child(1)
         }
     }
@@ -198,7 +222,11 @@ pub fn signal_init(parent: Pid, signal: i32) -> anyhow::Result<()> {
     let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
     let signal = nix::sys::signal::Signal::try_from(signal)?;
     for pid in children.split_whitespace().filter_map(|pid| pid.parse::<Pid>().ok()) {
-        nix::sys::signal::kill(pid.to_nix(), signal)?;
+        match nix::sys::signal::kill(pid.to_nix(), signal) {
+            // It has just ended, which is what the signal asks for.
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(())
 }

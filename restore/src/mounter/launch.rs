@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 
 use anyhow::Context;
 use autofs_cr_common::sys::process::default_sigpipe;
+use nix::sys::stat::Mode;
 
 /// The command that is executed.
 #[derive(Debug)]
@@ -19,12 +20,13 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// Executes the command in place of this process.
-    pub fn exec(&self) -> anyhow::Result<Infallible> {
+    /// Executes the command in place of this process, with this umask.
+    pub fn exec(&self, umask: Mode) -> anyhow::Result<Infallible> {
         let program = self.command.first().context("no command was given")?;
         super::fresh::mount_proc().context("cannot mount a fresh /proc")?;
         nix::unistd::chdir("/")?;
         default_sigpipe()?;
+        nix::sys::stat::umask(umask);
         for fd in &self.inherited {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
         }

@@ -30,7 +30,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use autofs_cr_common::channel::{Channel, ChannelError};
+use autofs_cr_common::channel::{Channel, ChannelError, MAX_MESSAGE};
 use autofs_cr_common::model::Pid;
 use autofs_cr_common::sys::autofs::ControlDevice;
 use autofs_cr_common::sys::mmap::SharedWords;
@@ -39,9 +39,9 @@ use serde::{Deserialize, Serialize};
 use crate::live::Masters;
 use crate::plan::Plan;
 pub use launch::Launch;
-pub use park::SOURCE as PARKING_SOURCE;
 use numbers::Numbers;
 use park::Park;
+pub use park::SOURCE as PARKING_SOURCE;
 use place::Root;
 use take::Taken;
 
@@ -50,15 +50,21 @@ use take::Taken;
 pub enum Order {
     /// Find everything.
     Prepare,
-    /// Make these groups of the plan.
+    /// Make these groups of the plan, at most [`CHUNK`].
     Make(Vec<usize>),
-    /// Go back. These items were made and wait for their masters' fixups.
-    Undo(Vec<usize>),
+    /// Remember for [`Order::Undo`] that these items, at most [`CHUNK`], wait for their masters' fixups.
+    Unconnected(Vec<usize>),
+    /// Go back.
+    Undo,
     /// Execute the command of the fresh namespace, with this segment as a descriptor.
     Launch,
     /// Clean up and end.
     Finish,
 }
+
+/// The number that the answer to no order has. Each order comes with its own, which its answer repeats: an
+/// answer may be late, when restore has given up waiting for it.
+pub const FIRST: u64 = 0;
 
 /// What the mounter answers.
 #[derive(Debug, Serialize, Deserialize)]
@@ -67,10 +73,10 @@ pub enum Answer {
     Ready,
     /// Everything was found.
     Prepared,
-    /// These groups are done; more follow.
-    Made(Vec<usize>),
-    /// All groups of the order are done.
-    AllMade,
+    /// The groups of the order are done.
+    Made,
+    /// The items of the order are remembered.
+    Noted,
     /// It went back; what could not be put back as it was.
     Undone(Vec<String>),
     /// It cleaned up; what could not be cleaned up.
@@ -79,8 +85,11 @@ pub enum Answer {
     Failed(String),
 }
 
-/// How many groups are reported as made at a time.
-const REPORT_EVERY: usize = 64;
+/// How many numbers an order has at most: a message has a limit, and restore looks for signals in between.
+pub const CHUNK: usize = 256;
+
+/// How long all problems of an answer may be together, in bytes: with what quoting adds it fits into a message.
+const MOST_TOLD: usize = MAX_MESSAGE / 8;
 
 /// The mounter's own state.
 pub struct Mounter<'a> {
@@ -109,9 +118,14 @@ pub struct Mounter<'a> {
     made: HashMap<usize, OwnedFd>,
     /// Items in the order in which they were begun.
     begun: Vec<usize>,
+    /// Items that wait for their masters' fixups, if all is undone.
+    unconnected: Vec<usize>,
+    /// The umask that it was started with.
+    umask: nix::sys::stat::Mode,
 }
 
-/// Which item the mounter is at, in a place that restore can read while the mounter is blocked.
+/// Which item the mounter is at, and how many steps it has done, in a place that restore can read while the
+/// mounter is blocked or at work.
 #[derive(Clone, Debug)]
 pub struct Progress(Arc<SharedWords>);
 
@@ -120,13 +134,25 @@ impl Progress {
     pub fn new() -> io::Result<Self> {
         let flags = rustix::fs::MemfdFlags::CLOEXEC;
         let file = File::from(rustix::fs::memfd_create("autofs-restore-progress", flags)?);
-        file.set_len(size_of::<u32>() as u64)?;
-        Ok(Self(Arc::new(SharedWords::map(&file, NonZeroUsize::MIN)?)))
+        const WORDS: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
+        file.set_len((WORDS.get() * size_of::<u32>()) as u64)?;
+        Ok(Self(Arc::new(SharedWords::map(&file, WORDS)?)))
     }
 
     fn set(&self, item: usize) {
         // Zero is for one that has not begun.
         self.0[0].store(u32::try_from(item + 1).unwrap_or_default(), Ordering::Relaxed);
+        self.beat();
+    }
+
+    /// Says that the mounter is at work: restore waits as long as this goes on.
+    pub fn beat(&self) {
+        self.0[1].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many steps were done: another number than before is a sign of life.
+    pub fn beats(&self) -> u32 {
+        self.0[1].load(Ordering::Relaxed)
     }
 
     /// The item that it is or was at; none if it has not begun.
@@ -182,14 +208,17 @@ impl<'a> Mounter<'a> {
             places: HashMap::new(),
             made: HashMap::new(),
             begun: Vec::new(),
+            unconnected: Vec::new(),
+            // The image says the modes of directories as they are.
+            umask: nix::sys::stat::umask(nix::sys::stat::Mode::empty()),
         })
     }
 
     /// Does what restore orders, until it orders the end or is gone.
     pub fn serve(&mut self, launch: Option<&Launch>) -> anyhow::Result<()> {
-        self.channel.send(&Answer::Ready, &[])?;
+        self.channel.send(&(FIRST, Answer::Ready), &[])?;
         loop {
-            let order = match self.channel.receive::<Order>(None) {
+            let (number, order) = match self.channel.receive::<(u64, Order)>(None) {
                 Ok((order, _)) => order,
                 Err(ChannelError::Closed) => return Ok(()),
                 Err(error) => return Err(error.into()),
@@ -197,16 +226,23 @@ impl<'a> Mounter<'a> {
             let done = matches!(order, Order::Finish);
             let answer = match order {
                 Order::Prepare => self.prepare().map(|()| Answer::Prepared),
-                Order::Make(groups) => self.make_groups(&groups).map(|()| Answer::AllMade),
-                Order::Undo(unconnected) => Ok(Answer::Undone(self.undo(&unconnected))),
-                Order::Finish => Ok(Answer::Finished(self.finish())),
+                Order::Make(groups) => self.make_groups(&groups).map(|()| Answer::Made),
+                Order::Unconnected(items) => {
+                    self.unconnected.extend(items);
+                    Ok(Answer::Noted)
+                }
+                Order::Undo => {
+                    let unconnected = std::mem::take(&mut self.unconnected);
+                    Ok(Answer::Undone(shortened(self.undo(&unconnected))))
+                }
+                Order::Finish => Ok(Answer::Finished(shortened(self.finish()))),
                 Order::Launch => match launch {
-                    Some(launch) => launch.exec().map(|never| match never {}),
+                    Some(launch) => launch.exec(self.umask).map(|never| match never {}),
                     None => Err(anyhow::anyhow!("there is nothing to launch")),
                 },
             };
             let answer = answer.unwrap_or_else(|error| Answer::Failed(format!("{error:#}")));
-            self.channel.send(&answer, &[])?;
+            self.channel.send(&(number, answer), &[])?;
             if done {
                 return Ok(());
             }
@@ -214,13 +250,7 @@ impl<'a> Mounter<'a> {
     }
 
     fn make_groups(&mut self, groups: &[usize]) -> anyhow::Result<()> {
-        for chunk in groups.chunks(REPORT_EVERY) {
-            for &group in chunk {
-                self.make_group(group)?;
-            }
-            self.channel.send(&Answer::Made(chunk.to_vec()), &[])?;
-        }
-        Ok(())
+        groups.iter().try_for_each(|&group| self.make_group(group))
     }
 
     /// Lets go of what is only needed while it works.
@@ -238,5 +268,46 @@ impl<'a> Mounter<'a> {
             .map(|error| format!("the place where content was parked cannot be removed: {error}"))
             .into_iter()
             .collect()
+    }
+}
+
+/// As many problems as fit into a message, and how many more there are.
+fn shortened(mut problems: Vec<String>) -> Vec<String> {
+    let mut told = 0;
+    let fits = problems.iter().take_while(|problem| {
+        told += problem.len();
+        told <= MOST_TOLD
+    });
+    let fitting = fits.count();
+    let more = problems.len() - fitting;
+    problems.truncate(fitting);
+    if more > 0 {
+        problems.push(format!("and {more} more"));
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_fit_into_a_message() {
+        let few = vec!["one".to_owned(), "two".to_owned()];
+        assert_eq!(shortened(few.clone()), few);
+        let many = shortened(vec!["\u{1}".repeat(100); 30_000]);
+        assert_eq!(many.len(), MOST_TOLD / 100 + 1);
+        assert_eq!(many.last().map(String::as_str), Some(&*format!("and {} more", 30_000 - MOST_TOLD / 100)));
+        let (one, _other) = Channel::pair().expect("a channel");
+        one.send(&(u64::MAX, Answer::Undone(many)), &[]).expect("it fits");
+    }
+
+    #[test]
+    fn every_step_is_a_beat() {
+        let progress = Progress::new().expect("memory");
+        assert_eq!((progress.get(), progress.beats()), (None, 0));
+        progress.set(7);
+        progress.beat();
+        assert_eq!((progress.get(), progress.beats()), (Some(7), 2));
     }
 }
