@@ -80,3 +80,23 @@ fn a_device_number_that_would_take_too_many_others_is_refused() -> Result<()> {
     refused.assert_stderr_contains("0:900000").assert_stderr_contains("cannot be made in reasonable time");
     sandbox.close()
 }
+
+#[test]
+fn mounts_that_got_any_device_number_are_verified_by_their_place() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let options = MasterOptions::new().direct("d").indirect("i").arg("--identity=none");
+    let mut master = sandbox.master(options)?;
+    sandbox.touch(sandbox.path("d"))?;
+    sandbox.touch(sandbox.path("i/key"))?;
+    let image = dump(&sandbox);
+    let restore = Tool::restore().target(&sandbox).args(["--replace", "--identity=none", "--connect=fixup"]);
+    let (restored, fixed) = restore.stdin(image).pipe(Tool::fixup());
+    restored.assert_success().assert_stderr_contains("create 2");
+    fixed.assert_success();
+    sandbox.touch(sandbox.path("i/other"))?;
+    assert!(sandbox.read(sandbox.path("d/served-by"))?.ends_with(" 1\n"), "the content was moved over");
+    master.assert_undisturbed();
+    sandbox.close()
+}
