@@ -11,7 +11,7 @@ use autofs_cr_tests::guard::alone;
 use autofs_cr_tests::require;
 use autofs_cr_tests::sandbox::images::{dump, lasting, make_catatonic, read_image as read, start_restore};
 use autofs_cr_tests::sandbox::{
-    Finished, Master, MasterOptions, Running, Sandbox, TestCommand, Tool, program,
+    DEADLINE, Finished, Master, MasterOptions, Running, Sandbox, TestCommand, Tool, program,
 };
 use nix::sys::signal::Signal;
 
@@ -625,6 +625,120 @@ fn a_timeout_that_was_adopted_is_set_back_when_no_fixup_comes() -> Result<()> {
     let image = image.replace("timeout: 77", "timeout: 44");
     let restored = Tool::restore().target(&sandbox).arg("--timeout=0.3").stdin(image).run();
     restored.assert_code(1).assert_stderr_contains("everything was undone");
+    assert_eq!(sandbox.mountinfo(), before);
+    sandbox.close()
+}
+
+#[test]
+fn directories_get_their_modes_whatever_the_umask() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut master =
+        sandbox.master(MasterOptions::new().indirect("i").args(["--subdir=in", "--identity=device"]))?;
+    let image = dump(&sandbox);
+    let script = format!("umask 077; exec {} --replace \"$@\"", program("autofs-restore").display());
+    let restore = TestCommand::new("sh").args(["-c", &script, "sh"]).target(&sandbox).stdin(&*image);
+    let (restored, fixed) = restore.pipe(Tool::fixup());
+    restored.assert_success().assert_stderr_contains("create 1");
+    fixed.assert_success();
+    assert_eq!(lasting(&dump(&sandbox)), lasting(&image), "{image}");
+    master.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn a_step_that_takes_longer_than_a_short_timeout_is_waited_for() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let _master = sandbox.master(MasterOptions::new().direct("a").like_systemd())?;
+    let image = dump(&sandbox);
+    sandbox.run(["umount", &sandbox.path("a").to_string_lossy()]).assert_success();
+    // Taken unseen, which is waited for longer than the timeout.
+    let (read_end, _write_end) = nix::unistd::pipe()?;
+    let device = autofs_cr_common::model::Device::from_stat(rustix::fs::fstat(&read_end)?.st_dev);
+    let image = image.replace(&read(&image).superblocks[0].device.to_string(), &device.to_string());
+    let restored = Tool::restore().target(&sandbox).arg("--timeout=0.2").stdin(image).run();
+    restored.assert_code(1).assert_stderr_contains("taken by something else");
+    sandbox.close()
+}
+
+/// Many mounts that are gone, their master, and their image.
+fn many(sandbox: &Sandbox, count: usize) -> Result<(Master, String)> {
+    let mut options = MasterOptions::new().args(["--write-end=keep", "--wait=poll", "--identity=device"]);
+    for number in 0..count {
+        options = options.direct(format!("m/{number:03}"));
+    }
+    let master = sandbox.master(options)?;
+    let image = dump(sandbox);
+    let umount = format!("umount {}/*", sandbox.path("m").display());
+    sandbox.run(["sh", "-c", &umount]).assert_success();
+    Ok((master, image))
+}
+
+#[test]
+fn more_mounts_than_one_order_are_made_and_undone() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let (mut master, image) = many(&sandbox, 600)?;
+    let before = sandbox.mountinfo();
+    let (mut running, _stage) = start_restore(&sandbox, &image, "--connect=fixup")?;
+    running.process().signal(Signal::SIGTERM)?;
+    running.finish().assert_code(1).assert_stderr_contains("everything was undone");
+    assert_eq!(sandbox.mountinfo(), before);
+    restore(&sandbox, &image).run().assert_success().assert_stderr_contains("connect 600");
+    assert_eq!(lasting(&dump(&sandbox)).superblocks, lasting(&image).superblocks);
+    sandbox.touch(sandbox.path("m/599"))?;
+    master.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn a_signal_while_all_is_connected_at_once_undoes_it() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let (mut master, image) = many(&sandbox, 3)?;
+    let path = sandbox.outside(sandbox.path("image"));
+    fs::write(&path, image)?;
+    let before = sandbox.mountinfo();
+    // A full pipe: restore has mounted all when it waits for room for the stage document.
+    let (read_end, write_end) = nix::unistd::pipe()?;
+    let mut full = fs::File::from(write_end);
+    rustix::fs::fcntl_setfl(&full, rustix::fs::OFlags::NONBLOCK)?;
+    while std::io::Write::write(&mut full, &[0; 4096]).is_ok() {}
+    rustix::fs::fcntl_setfl(&full, rustix::fs::OFlags::empty())?;
+    let mut command = std::process::Command::new(program("autofs-restore"));
+    command.arg("-p").arg(sandbox.pid().to_string()).arg("-i").arg(&path);
+    let mut running = command.stdout(full).stderr(std::process::Stdio::piped()).spawn()?;
+    drop(command);
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while sandbox.mountinfo().matches(" autofs ").count() < before.matches(" autofs ").count() + 3 {
+        anyhow::ensure!(running.try_wait()?.is_none() && std::time::Instant::now() < deadline, "not mounted");
+    }
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(running.id() as i32), Signal::SIGINT)?;
+    std::io::copy(&mut fs::File::from(read_end), &mut std::io::sink())?;
+    let finished = running.wait_with_output()?;
+    let told = String::from_utf8_lossy(&finished.stderr);
+    assert_eq!(finished.status.code(), Some(1), "{told}");
+    assert!(told.contains("everything was undone: ended by signal 2"), "{told}");
+    assert_eq!(sandbox.mountinfo(), before);
+    master.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn keep_going_is_ended_by_a_signal_too() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let (_master, image) = many(&sandbox, 2)?;
+    let before = sandbox.mountinfo();
+    let (mut running, _stage) = start_restore(&sandbox, &image, "--connect=fixup --keep-going")?;
+    running.process().signal(Signal::SIGINT)?;
+    running.finish().assert_code(1).assert_stderr_contains("everything was undone: ended by signal 2");
     assert_eq!(sandbox.mountinfo(), before);
     sandbox.close()
 }
