@@ -1,16 +1,17 @@
 //! The four tools together, as a user chains them.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use autofs_cr_common::model::State;
-use autofs_cr_common::segment::{Progress, Segment};
+use autofs_cr_common::model::{Pid, State};
+use autofs_cr_common::segment::{Outcome, Progress, Segment};
 use autofs_cr_tests::guard::alone;
 use autofs_cr_tests::require;
 use autofs_cr_tests::sandbox::images::{
     dump, lasting, make_catatonic, read_image as read, stage_text, start_restore,
 };
-use autofs_cr_tests::sandbox::{MasterOptions, Sandbox, TestCommand, Tool, program};
+use autofs_cr_tests::sandbox::{DEADLINE, MasterOptions, Sandbox, TestCommand, Tool, program};
 
 #[test]
 fn the_whole_pipeline_replaces_every_mount_under_its_masters() -> Result<()> {
@@ -242,5 +243,69 @@ fn a_dead_masters_mounts_are_adopted_for_a_new_one() -> Result<()> {
     sandbox.touch(sandbox.path("d"))?;
     sandbox.touch(sandbox.path("i/key"))?;
     new.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn with_keep_going_one_failure_does_not_keep_the_others() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let _bad = sandbox.master(MasterOptions::new().direct("bad"))?;
+    let mut good = sandbox.master(MasterOptions::new().direct("good"))?;
+    let image = dump(&sandbox);
+    make_catatonic(&sandbox, &image);
+    let (restore, stage) = start_restore(&sandbox, &image, "--keep-going")?;
+    let segment = Segment::open_address(stage.segment.as_ref().context("no segment")?)?;
+    let bad = segment.superblocks().iter().position(|superblock| superblock.mount_point.ends_with("bad"));
+    segment.advance(bad.context("not published")?, Progress::Failed(nix::errno::Errno::EIO))?;
+    let fixup = Tool::fixup().arg("--pid").arg(good.pid().to_string()).stdin(stage_text(&stage));
+    fixup.run().assert_success();
+    let restored = restore.finish().assert_code(3);
+    restored
+        .assert_stderr_contains("bad was not connected: ")
+        .assert_stderr_contains("what is connected was left");
+    assert_eq!(segment.outcome()?, Outcome::Finished);
+    sandbox.touch(sandbox.path("good"))?;
+    good.assert_undisturbed();
+    sandbox.close()
+}
+
+#[test]
+fn a_master_runs_on_while_the_fixup_of_another_is_awaited() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let outer =
+        MasterOptions::new().indirect("i").args(["--subdir=in", "--identity=device", "--control-fds"]);
+    let mut outer = sandbox.master(outer)?;
+    let inner =
+        MasterOptions::new().offset(sandbox.path("i/in")).args(["--identity=device", "--control-fds"]);
+    let mut inner = sandbox.master(inner)?;
+    let image = dump(&sandbox);
+    assert!(read(&image).superblocks.iter().all(|superblock| !superblock.control_fds.is_empty()), "{image}");
+    let (restore, stage) = start_restore(&sandbox, &image, "--replace")?;
+    let segment = Segment::open_address(stage.segment.as_ref().context("no segment")?)?;
+    let fixup = |pid: Pid| Tool::fixup().arg("--pid").arg(pid.to_string()).stdin(stage_text(&stage));
+    let first = fixup(outer.pid()).spawn();
+    let index = segment.masters().iter().position(|master| master.pid == Some(outer.pid_inside()));
+    let index = index.context("not published")?;
+    let deadline = Instant::now() + DEADLINE;
+    while !segment.is_claimed(index)? {
+        anyhow::ensure!(Instant::now() < deadline, "no fixup came");
+        segment.wait(segment.wake_value(), Duration::from_millis(5))?;
+    }
+    outer.report().context("it does not run")?;
+    for index in 0..segment.superblocks().len() {
+        assert_eq!(segment.progress(index)?, Progress::Pending);
+    }
+    fixup(inner.pid()).run().assert_success();
+    first.finish().assert_success();
+    restore.finish().assert_success().assert_stderr_contains("create 2");
+    assert_eq!(lasting(&dump(&sandbox)).superblocks, lasting(&image).superblocks, "{image}");
+    sandbox.touch(sandbox.path("i/in"))?;
+    sandbox.touch(sandbox.path("i/other"))?;
+    outer.assert_undisturbed();
+    inner.assert_undisturbed();
     sandbox.close()
 }
