@@ -991,3 +991,25 @@ fn a_master_that_is_stopped_is_left_as_it_is() -> Result<()> {
     master.assert_undisturbed();
     Ok(())
 }
+
+#[test]
+fn a_master_is_not_left_stopped_by_a_restore_that_does_not_go_on() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let mut world = World::new()?;
+    let mut master = world.master(MasterOptions::new().indirect("i").arg("--control-fds"))?;
+    let report = world.cut_off("m", &mut master)?;
+    let control = report.mounts[0].control_fd.context("no control fd")?;
+    let before = Traces::at_rest(master.pid())?;
+    let owner = Segment::create(&world.plan)?;
+    owner.advance(0, Progress::Held)?;
+    let fixup = world.fixup(&owner).spawn();
+    wait_for(&owner, 0, Progress::Released);
+    // Restore learns of it, and undoes what it did.
+    wait_for(&owner, 0, Progress::Failed(Errno::ETIMEDOUT));
+    drop(owner);
+    fixup.finish().assert_code(1).assert_stderr_contains("while the master was stopped");
+    assert_eq!(device_of(master.pid(), control)?, report.mounts[0].device);
+    before.assert_left_by(master.pid())?;
+    master.report()?;
+    Ok(())
+}
