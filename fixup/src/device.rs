@@ -4,12 +4,9 @@ use std::env;
 use std::os::fd::AsFd;
 
 use anyhow::{Context, bail};
-use autofs_cr_common::sys::autofs::{ControlDevice, DEVICE_PATH};
+use autofs_cr_common::sys::autofs::{ControlDevice, DEVICE_PATH, DEVICE_VARIABLE};
 
 use crate::source::take;
-
-/// The environment variable by which the control device is passed on where there is no /dev.
-pub const VARIABLE: &str = "AUTOFS_CR_DEVICE";
 
 /// What the kernel asks for, before anything is changed.
 pub fn check_rights() -> anyhow::Result<()> {
@@ -30,21 +27,22 @@ pub fn open() -> anyhow::Result<ControlDevice> {
             return Err(error).with_context(|| {
                 format!(
                     "cannot open {DEVICE_PATH} (is autofs in the kernel? try modprobe autofs4; in a container \
-                    bind it in, or pass it on as {VARIABLE}=fd:N)"
+                    bind it in, or pass it on as {DEVICE_VARIABLE}=fd:N)"
                 )
             });
         }
     };
+    // The inherited one was not asked yet.
     device.version().context("the control device does not answer as autofs does")?;
     Ok(device)
 }
 
 /// The inherited one, which is closed by execve from now on.
 fn inherited() -> anyhow::Result<Option<ControlDevice>> {
-    let Some(value) = env::var_os(VARIABLE) else { return Ok(None) };
+    let Some(value) = env::var_os(DEVICE_VARIABLE) else { return Ok(None) };
     let number = value.to_str().and_then(|text| text.strip_prefix("fd:")?.parse().ok());
-    let number = number.with_context(|| format!("{VARIABLE} is wrong (expected fd:N)"))?;
-    Ok(Some(ControlDevice::from_fd(take(VARIABLE, number)?)))
+    let number = number.with_context(|| format!("{DEVICE_VARIABLE} is wrong (expected fd:N)"))?;
+    Ok(Some(ControlDevice::from_fd(take(DEVICE_VARIABLE, number)?)))
 }
 
 /// Moves the device to a number from `lowest` on.

@@ -14,7 +14,7 @@ use autofs_cr_common::exit::Exit;
 use autofs_cr_common::model::Pid;
 use autofs_cr_common::proc::Proc;
 use autofs_cr_common::segment::{self, Outcome, Progress};
-use autofs_cr_common::sys::autofs::{ControlDevice, DEVICE_PATH};
+use autofs_cr_common::sys::autofs::{ControlDevice, DEVICE_PATH, DEVICE_VARIABLE};
 use autofs_cr_common::target::open_pidfd;
 
 use crate::cli::{Arguments, Connect};
@@ -27,9 +27,6 @@ use crate::survey::Survey;
 use crate::wait::{End, Waiter, advance};
 use crate::worker::{Place, Worker};
 use crate::{check, show, signals, survey, verify};
-
-/// The environment variable by which the control device is passed on where there is no /dev.
-const DEVICE_VARIABLE: &str = "AUTOFS_CR_DEVICE";
 
 /// Runs the tool.
 pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {

@@ -17,6 +17,9 @@ use crate::model::Device;
 /// The path of the control device (character device 10:235).
 pub const DEVICE_PATH: &str = "/dev/autofs";
 
+/// The environment variable by which a descriptor of it is passed on, as `fd:N`, where there is no /dev.
+pub const DEVICE_VARIABLE: &str = "AUTOFS_CR_DEVICE";
+
 /// The size of the fixed part of the argument, in bytes.
 pub const HEADER_SIZE: usize = 24;
 
@@ -88,7 +91,10 @@ impl ControlDevice {
     /// Opens `/dev/autofs`, close-on-exec, and asks it for its version, as anything could stand there.
     pub fn open() -> io::Result<Self> {
         let device = OpenOptions::new().read(true).open(DEVICE_PATH).map(Self)?;
-        device.version()?;
+        let wrong = |error: io::Error| {
+            io::Error::new(error.kind(), format!("it does not answer as autofs does: {error}"))
+        };
+        device.version().map_err(wrong)?;
         Ok(device)
     }
 

@@ -12,6 +12,7 @@ use anyhow::{Context, anyhow, bail};
 use autofs_cr_common::channel::{Channel, ChannelError};
 use autofs_cr_common::child::Child;
 use autofs_cr_common::segment;
+use autofs_cr_common::sys::autofs::DEVICE_VARIABLE;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
@@ -83,7 +84,7 @@ impl Program {
         if let Some((name, arguments)) = self.words.split_first() {
             command.arg0(name).args(arguments);
         }
-        command.env_remove(segment::VARIABLE).env_remove(crate::device::VARIABLE);
+        command.env_remove(segment::VARIABLE).env_remove(DEVICE_VARIABLE);
         command
     }
 }
