@@ -221,7 +221,8 @@ impl Restore<'_> {
     }
 
     fn needs_work(&self, group: usize) -> bool {
-        self.plan.groups[group].iter().any(|&item| self.plan.items[item].action != Action::Keep)
+        let mut items = self.plan.groups[group].iter().map(|&item| &self.plan.items[item]);
+        items.any(|item| item.action != Action::Keep || !item.parked.is_empty())
     }
 
     fn is_held(&self, group: usize) -> bool {

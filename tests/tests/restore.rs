@@ -742,3 +742,27 @@ fn keep_going_is_ended_by_a_signal_too() -> Result<()> {
     assert_eq!(sandbox.mountinfo(), before);
     sandbox.close()
 }
+
+#[test]
+fn what_was_parked_comes_back_onto_a_mount_that_is_kept() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("a").args(["--identity=device"]))?;
+    sandbox.touch(sandbox.path("a"))?;
+    let image = dump(&sandbox);
+    let (place, parking) = (sandbox.path("a"), sandbox.mkdir("parking")?);
+    let (place, parking) = (place.to_string_lossy(), parking.to_string_lossy());
+    // As restore leaves it when it is killed before it moves content onto the new superblock.
+    let parked = format!(
+        "mount -t tmpfs autofs-cr-parking {parking} && mkdir {parking}/0 && ln -s {place} {parking}/0.was-at &&
+         mount --move {place} {parking}/0"
+    );
+    sandbox.run(["sh", "-c", &parked]).assert_success();
+    let restored = restore(&sandbox, &image).run().assert_success();
+    restored.assert_stderr_contains("is moved back").assert_stderr_contains("keep 1");
+    assert!(sandbox.read(sandbox.path("a/served-by"))?.ends_with(" 1\n"), "it was served once only");
+    assert!(!sandbox.outside(&*parking).exists(), "the place is gone");
+    master.assert_undisturbed();
+    sandbox.close()
+}
