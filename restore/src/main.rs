@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 1. read | `check.rs` | reads the image, and checks that it makes sense |
 //! | 2. look | `survey.rs`, `live.rs` | what is there in the target, and which masters live |
-//! | 3. plan | `plan.rs`, `layout.rs` | what is done with each superblock; nothing is changed yet |
+//! | 3. plan | `plan/`, `layout.rs` | what is done with each superblock; nothing is changed yet |
 //! | 4. mount | `mounter/` | the child in the target's namespaces finds everything, then makes it |
 //! | 5. stage | `stage.rs` | publishes the segment, prints the stage document |
 //! | 6. wait | `wait.rs`, `events.rs` | one loop over progress, child exits, signals and the deadline |

@@ -1,0 +1,251 @@
+//! The plan: what is done with each superblock of the image, decided before the first change from the
+//! image, a report of what is there, and the masters that live. It changes nothing by itself.
+//!
+//! | file | what it has |
+//! |---|---|
+//! | `there.rs` | what is there, by what the planner asks for |
+//! | `planner.rs` | the plan for one superblock |
+//! | `error.rs` | why there is no plan |
+
+mod error;
+mod planner;
+mod there;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use autofs_cr_common::doc::image::{Directory, Image};
+use autofs_cr_common::doc::report::{self, Report};
+use autofs_cr_common::masters::Identity;
+use autofs_cr_common::model::{Device, Pid, TextPath};
+
+use crate::layout::{self, Layout};
+use crate::live::Masters;
+use crate::parked::{Parked, Parking};
+pub use error::PlanError;
+use planner::Planner;
+use there::There;
+
+/// What the user asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wishes {
+    /// Replace autofs mounts that are in the way.
+    pub replace: bool,
+    /// Connect only by a fixup, also where it is not needed.
+    pub fixup_only: bool,
+    /// What every master compares, in place of what is known of its kind.
+    pub identity: Option<Identity>,
+}
+
+/// What is done with one superblock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It is there, and as it should be.
+    Keep,
+    /// It is there; its master's fixup sets its pipe.
+    Adopt,
+    /// It is made connected to its living master.
+    Connect,
+    /// It is made, and connected by its master's fixup.
+    Create,
+    /// It is made catatonic, as it was.
+    Leave,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Keep => "keep",
+            Self::Adopt => "adopt",
+            Self::Connect => "connect",
+            Self::Create => "create",
+            Self::Leave => "leave",
+        })
+    }
+}
+
+impl Action {
+    /// Whether a new superblock is made.
+    pub fn makes(self) -> bool {
+        matches!(self, Self::Connect | Self::Create | Self::Leave)
+    }
+
+    /// Whether a fixup has to come.
+    pub fn needs_fixup(self) -> bool {
+        matches!(self, Self::Adopt | Self::Create)
+    }
+}
+
+/// The plan for one superblock of the image, at the same index.
+#[derive(Debug)]
+pub struct Item {
+    /// What is done.
+    pub action: Action,
+    /// The superblock that has to go before.
+    pub old: Option<Old>,
+    /// The mounts of the image that show it, by index.
+    pub mounts: Vec<usize>,
+    /// Its device number has to be the one of the image.
+    pub keeps_device: bool,
+    /// What a restore that was killed moved away from it.
+    pub parked: Vec<Parked>,
+    /// Directories that are needed for what is mounted on it now, and that the image does not have.
+    pub missing: Vec<Directory>,
+    /// The process group of its living master, in the target's pid namespace.
+    pub group: Option<Pid>,
+}
+
+impl Item {
+    /// Whether it is only replaced when its master's fixup is there, so that nobody waits for the
+    /// user to start one.
+    pub fn is_held(&self) -> bool {
+        self.action == Action::Create && self.old.is_some()
+    }
+}
+
+/// A superblock that is in the way.
+#[derive(Debug)]
+pub struct Old {
+    /// Its device number.
+    pub device: Device,
+    /// Its mounts.
+    pub mounts: Vec<OldMount>,
+    /// What is mounted on it, in the order of mountinfo.
+    pub content: Vec<Content>,
+}
+
+/// A mount of a superblock that is in the way.
+#[derive(Debug)]
+pub struct OldMount {
+    /// Its mount id.
+    pub id: u64,
+    /// Where it is.
+    pub mount_point: TextPath,
+    /// It is in a peer group.
+    pub is_shared: bool,
+}
+
+/// Something that is moved from the old superblock to the new one.
+#[derive(Debug)]
+pub struct Content {
+    /// Its mount id.
+    pub id: u64,
+    /// Where it is.
+    pub mount_point: TextPath,
+}
+
+impl OldMount {
+    fn of(mount: &report::Mount) -> Self {
+        let is_shared = mount.propagation.shared.is_some();
+        Self { id: mount.id, mount_point: mount.mount_point.clone(), is_shared }
+    }
+}
+
+/// The whole plan.
+#[derive(Debug)]
+pub struct Plan {
+    /// The image.
+    pub image: Image,
+    /// What is done with its superblocks.
+    pub items: Vec<Item>,
+    /// For each mount of the image, the item that it shows.
+    pub item_of: Vec<usize>,
+    /// For each mount of the image, the one of the image that it is nested in, if any.
+    pub parents: Vec<Option<usize>>,
+    /// Items that are made together, as their mounts are nested, each in the order of the image's mounts.
+    pub groups: Vec<Vec<usize>>,
+    /// Where a restore that was killed parked mounts: to be taken away.
+    pub parkings: Vec<TextPath>,
+    /// What the user should know of it.
+    pub notes: Vec<String>,
+}
+
+/// Makes the plan. `report` is of the target's mount namespace; for a fresh one it is empty.
+pub fn plan(
+    mut image: Image,
+    report: &Report,
+    everywhere: &Numbers,
+    parkings: &[Parking],
+    masters: &Masters,
+    wishes: Wishes,
+) -> Result<Plan, PlanError> {
+    let there = There::new(report);
+    let layout = Layout::of(&image);
+    let mut items = Vec::with_capacity(image.superblocks.len());
+    let mut notes = masters.doubts.clone();
+    for superblock in &image.superblocks {
+        let planner =
+            Planner { image: &image, layout: &layout, there: &there, parkings, masters, wishes, superblock };
+        items.push(planner.item(layout.mounts_of(superblock.device))?);
+        if there.asked.contains(&superblock.device) {
+            notes.push(format!(
+                "requests wait unread on superblock {}: who made them gets an error if it is replaced or adopted",
+                superblock.device
+            ));
+        }
+    }
+    check_devices(&image, &items, everywhere)?;
+    check_nothing_foreign(&image, &items, &there)?;
+    notes.extend(parkings.iter().flat_map(|parking| &parking.mounts).map(|parked| {
+        match layout.around(&image, &parked.was_at) {
+            Some(_) => format!(
+                "{} is moved back from {}, where a killed restore left it",
+                parked.was_at, parked.mount_point
+            ),
+            None => format!(
+                "{} stands at {}, where a killed restore left it: move it back with mount --move",
+                parked.was_at, parked.mount_point
+            ),
+        }
+    }));
+    for (superblock, item) in image.superblocks.iter_mut().zip(&items) {
+        superblock.directories.extend(item.missing.iter().cloned());
+    }
+    let item_of = layout::item_of(&image, &items);
+    let groups = layout.groups(&items, &item_of);
+    let parkings = parkings.iter().map(|parking| parking.mount_point.clone()).collect();
+    Ok(Plan { image, items, item_of, parents: layout.parents, groups, parkings, notes })
+}
+
+/// The device numbers that mounts anywhere on the host have, with a word on where.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    /// Those that any mount has.
+    pub taken: HashMap<Device, String>,
+    /// Those of superblocks that stay in another mount namespace when they are unmounted in the target's.
+    pub stay: HashMap<Device, String>,
+}
+
+/// Whether the device numbers of new superblocks are free, or become so.
+fn check_devices(image: &Image, items: &[Item], everywhere: &Numbers) -> Result<(), PlanError> {
+    let freed: HashSet<Device> = items.iter().filter_map(|item| Some(item.old.as_ref()?.device)).collect();
+    for (superblock, item) in image.superblocks.iter().zip(items) {
+        let device = superblock.device;
+        let wanted = item.action.makes() && item.keeps_device && !freed.contains(&device);
+        if let Some((device, what)) =
+            item.old.as_ref().and_then(|old| everywhere.stay.get_key_value(&old.device))
+        {
+            return Err(PlanError::Elsewhere { device: *device, what: what.clone() });
+        }
+        if let Some(what) = everywhere.taken.get(&device).filter(|_| wanted) {
+            return Err(PlanError::DeviceTaken { device, what: what.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// An autofs mount that is not in the image must not go with one that is replaced.
+fn check_nothing_foreign(image: &Image, items: &[Item], there: &There<'_>) -> Result<(), PlanError> {
+    let known: HashSet<&TextPath> = image.mounts.iter().map(|mount| &mount.mount_point).collect();
+    let replaced: HashMap<u64, Device> = items
+        .iter()
+        .filter_map(|item| item.old.as_ref())
+        .flat_map(|old| there.of.get(&old.device).into_iter().flatten().map(|mount| (mount.id, old.device)))
+        .collect();
+    for mount in &there.report.mounts {
+        if let Some(&device) = replaced.get(&mount.parent).filter(|_| !known.contains(&mount.mount_point)) {
+            return Err(PlanError::Foreign { device, mount_point: mount.mount_point.clone() });
+        }
+    }
+    Ok(())
+}
