@@ -81,13 +81,9 @@ fn work(
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
     let process = find(&watch.segment.masters()[master])?;
-    let target = Target::open(process.pid())?;
-    process.check_alive()?;
-    let pipes = process.write_ends(watch.segment, master).or_else(|error| {
-        // Why its descriptors are gone, if so.
-        process.check_alive()?;
-        Err(error)
-    })?;
+    let opened = open_target(&process, watch.segment, master);
+    // If it has ended, that is why nothing of it can be opened.
+    let (target, pipes) = opened.or_else(|error| process.check_alive().and(Err(error)))?;
     let mut live = Live {
         watch: *watch,
         master,
@@ -100,6 +96,17 @@ fn work(
         tally,
     };
     live.work()
+}
+
+/// The namespaces of a master, and write ends of its pipes.
+fn open_target(
+    process: &Process,
+    segment: &Segment,
+    master: usize,
+) -> anyhow::Result<(Target, Vec<Option<process::WriteEnd>>)> {
+    let target = Target::open(process.pid())?;
+    process.check_alive()?;
+    Ok((target, process.write_ends(segment, master)?))
 }
 
 /// Marks what is not final yet as failed.

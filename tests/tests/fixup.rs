@@ -728,7 +728,8 @@ fn a_master_that_is_killed_while_the_fixup_works_is_noticed() -> Result<()> {
     wait_until_claimed(&owner);
     let pid = master.pid();
     master.kill()?;
-    fixup.finish().assert_code(1).assert_stderr_contains(&format!("process {pid} has ended"));
+    let finished = fixup.finish().assert_code(1);
+    finished.assert_stderr_contains(&format!("process {pid}")).assert_stderr_contains("has ended");
     assert_eq!(owner.progress(0), Ok(Progress::Failed(Errno::ESRCH)));
     Ok(())
 }
