@@ -1,5 +1,5 @@
-//! Going back. What was made at a free place is taken away, unless something was mounted on it meanwhile. Where an old superblock was taken away, an
-//! equal one stands in its place, or is put there.
+//! Going back. What was made at a free place is taken away, unless something was mounted on it meanwhile.
+//! Where an old superblock was taken away, an equal one stands in its place, or is put there.
 
 use std::os::fd::{AsFd, OwnedFd};
 
