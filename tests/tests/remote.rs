@@ -232,11 +232,22 @@ fn a_thread_in_user_space_goes_on_with_its_registers() {
     assert_eq!(line, "result=-1 handled=1 changed=");
 }
 
+/// What the threads of a target are in: the number of a system call, or `running`.
+fn calls_of_threads(target: &Target) -> Vec<String> {
+    let threads = fs::read_dir(format!("/proc/{}/task", target.pid())).unwrap();
+    let calls =
+        threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("syscall")).unwrap_or_default());
+    calls.map(|call| call.split(' ').next().unwrap_or_default().trim().to_owned()).collect()
+}
+
 #[test]
 fn other_threads_go_on_too() {
     let mut target = Target::start("threads", Some(libc::SYS_read));
-    wait_for("all threads are there", || {
-        fs::read_dir(format!("/proc/{}/task", target.pid())).unwrap().count() == 10
+    // A thread opens what it waits for by itself, so it is not enough that all are there.
+    let expected = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait].map(|number| number.to_string());
+    wait_for("all threads are at their calls", || {
+        let calls = calls_of_threads(&target);
+        calls.len() == 10 && expected.iter().all(|number| calls.contains(number))
     });
     let before = target.descriptors().len();
     for _ in 0..20 {
