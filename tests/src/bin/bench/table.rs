@@ -236,14 +236,16 @@ fn growth(rows: &[Row], text: &mut String) -> Result<()> {
         let (Some(floor_from), Some(floor_to)) = (pair[0].floor, pair[1].floor) else { continue };
         let mounts = pair[1].mounts as f64 / pair[0].mounts as f64;
         let grown = to.median / from.median;
-        let verdict = if grown <= mounts * TOLERANCE { "no faster" } else { "FASTER" };
+        let floor_grown = floor_to.median / floor_from.median;
+        let verdict = match grown {
+            _ if grown <= mounts * TOLERANCE => "no faster",
+            _ if grown <= floor_grown => "as its floor",
+            _ => "FASTER",
+        };
         writeln!(
             text,
             "{:<18} {:>6} to {:>6} (x{mounts:.1}): x{grown:<5.1} floor x{:<5.1} {verdict}",
-            pair[0].stage,
-            pair[0].mounts,
-            pair[1].mounts,
-            floor_to.median / floor_from.median
+            pair[0].stage, pair[0].mounts, pair[1].mounts, floor_grown
         )?;
     }
     Ok(())
