@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`sys`] | the system calls; the only place with `unsafe` |
 //! | [`model`] | the words of the project as types: device, path, options |
+//! | [`pipe`] | a write end for a read end of another process |
 //! | [`proc`] | reading /proc |
 //! | [`scan`] | from /proc to a report |
 //! | [`doc`] | the documents: report, image, stage |
@@ -23,6 +24,7 @@ pub mod exit;
 pub mod limits;
 pub mod masters;
 pub mod model;
+pub mod pipe;
 pub mod proc;
 pub mod scan;
 pub mod segment;

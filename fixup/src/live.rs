@@ -18,6 +18,7 @@ use autofs_cr_common::cli::{Voice, count};
 use autofs_cr_common::doc::image::End;
 use autofs_cr_common::limits::raise_descriptors;
 use autofs_cr_common::model::Device;
+use autofs_cr_common::pipe::WriteEnd;
 use autofs_cr_common::segment::{Progress, Segment};
 use autofs_cr_common::sys::autofs::ControlDevice;
 use autofs_cr_common::target::Target;
@@ -103,7 +104,7 @@ fn open_target(
     process: &Process,
     segment: &Segment,
     master: usize,
-) -> anyhow::Result<(Target, Vec<Option<process::WriteEnd>>)> {
+) -> anyhow::Result<(Target, Vec<Option<WriteEnd>>)> {
     let target = Target::open(process.pid())?;
     process.check_alive()?;
     Ok((target, process.write_ends(segment, master)?))
@@ -128,7 +129,7 @@ struct Live<'a> {
     voice: Voice,
     process: Process,
     /// A write end of each pipe, by its index; none for pipes that no superblock here uses.
-    pipes: Vec<Option<process::WriteEnd>>,
+    pipes: Vec<Option<WriteEnd>>,
     opener: Opener<'a>,
     /// How many mounts can be open at a time.
     most: usize,

@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use autofs_cr_common::doc::Image;
 use autofs_cr_common::doc::image::Master;
-use autofs_cr_common::doc::report::Access;
 use autofs_cr_common::model::Pid;
-use autofs_cr_common::proc::{Descriptors, Proc, ProcessDir, Target};
+use autofs_cr_common::pipe::WriteEnd;
+use autofs_cr_common::proc::{Proc, ProcessDir};
 use autofs_cr_common::target::{is_alive, open_pidfd};
-use rustix::fs::{Mode, OFlags};
 
 /// A master that lives.
 #[derive(Debug)]
@@ -22,16 +21,7 @@ pub struct Live {
     /// Its process group, in its own pid namespace.
     pub own_group: Option<Pid>,
     /// Its pipes, by their inode in the image.
-    pub pipes: HashMap<u64, LivePipe>,
-}
-
-/// A pipe whose read end a living master has.
-#[derive(Debug)]
-pub struct LivePipe {
-    /// Its inode number now.
-    pub inode: u64,
-    /// A write end of our own. As long as it is open, the master sees no hang-up.
-    pub write_end: OwnedFd,
+    pub pipes: HashMap<u64, WriteEnd>,
 }
 
 /// The living masters, by their id in the image, and why others are taken for gone.
@@ -92,42 +82,15 @@ fn examine(process: &ProcessDir, pid: Pid, master: &Master) -> Result<Live, Doub
         return Err(Doubt::Name(stat.command.to_string(), master.command.to_string()));
     }
     let descriptors = process.descriptors()?;
-    let inodes = pipe_inodes(&descriptors)?;
     let mut pipes = HashMap::new();
     for pipe in &master.pipes {
         let Some(read_end) = pipe.read_end else { continue };
-        let inode = *inodes.get(&read_end.fd).ok_or(Doubt::NoReadEnd(read_end.fd))?;
-        pipes.insert(pipe.inode, open_pipe(&descriptors, pid, read_end.fd, inode)?);
+        let write_end = WriteEnd::open(&descriptors, read_end.fd)?;
+        pipes.insert(pipe.inode, write_end.ok_or(Doubt::NoReadEnd(read_end.fd))?);
     }
     let own_group = process.status()?.group_ids.last().and_then(|&group| Pid::try_from(group).ok());
     if !is_alive(pidfd.as_fd()) {
         return Err(io::Error::from(nix::errno::Errno::ESRCH).into());
     }
     Ok(Live { pid, start_time: stat.start_time, own_group, pipes })
-}
-
-/// The pipes among the descriptors of a process.
-fn pipe_inodes(descriptors: &Descriptors<'_>) -> io::Result<HashMap<i32, u64>> {
-    let mut inodes = HashMap::new();
-    descriptors.for_each(|fd, target| {
-        if let Target::Pipe(inode) = target {
-            inodes.insert(fd, inode);
-        }
-    })?;
-    Ok(inodes)
-}
-
-/// Opens a write end to the pipe whose read end a process has at `fd`.
-fn open_pipe(descriptors: &Descriptors<'_>, pid: Pid, fd: i32, inode: u64) -> Result<LivePipe, Doubt> {
-    let reads = matches!(descriptors.info(fd)?.access(), Some(Access::Read | Access::Both));
-    // Without O_NONBLOCK this would wait for a reader for ever, if the master ended just now.
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let write_end =
-        rustix::fs::open(format!("/proc/{pid}/fd/{fd}"), flags, Mode::empty()).map_err(io::Error::from)?;
-    rustix::fs::fcntl_setfl(&write_end, OFlags::empty()).map_err(io::Error::from)?;
-    let opened = rustix::fs::fstat(&write_end).map_err(io::Error::from)?;
-    if !reads || opened.st_ino != inode {
-        return Err(Doubt::NoReadEnd(fd));
-    }
-    Ok(LivePipe { inode, write_end })
 }

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, openat, readlinkat_raw, statx};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, openat, readlinkat_raw, statat, statx};
 use rustix::path::DecInt;
 
 use super::{Absence, ProcessDir, absence, for_each_number, number_in_brackets, parse_number};
@@ -89,9 +89,24 @@ impl<'a> Descriptors<'a> {
         Ok(Device { major: found.stx_dev_major, minor: found.stx_dev_minor })
     }
 
+    /// What fstat(2) says of the open file. The link is a magic one, which leads there without a walk.
+    pub fn stat(&self, fd: i32) -> io::Result<rustix::fs::Stat> {
+        Ok(statat(&self.dir, DecInt::new(fd), AtFlags::empty())?)
+    }
+
     /// Opens the read end of a pipe once more, without blocking.
     pub fn reopen_for_reading(&self, fd: i32) -> io::Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        self.reopen(fd, OFlags::RDONLY)
+    }
+
+    /// Opens a write end of the pipe whose read end this is, without blocking: ENXIO if nobody has the read
+    /// end open any more.
+    pub fn reopen_for_writing(&self, fd: i32) -> io::Result<OwnedFd> {
+        self.reopen(fd, OFlags::WRONLY)
+    }
+
+    fn reopen(&self, fd: i32, access: OFlags) -> io::Result<OwnedFd> {
+        let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC;
         Ok(openat(&self.dir, DecInt::new(fd), flags, Mode::empty())?)
     }
 }

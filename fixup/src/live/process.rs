@@ -4,13 +4,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, bail};
-use autofs_cr_common::doc::report::Access;
 use autofs_cr_common::model::Pid;
+use autofs_cr_common::pipe::WriteEnd;
 use autofs_cr_common::proc::{Proc, ProcessDir};
 use autofs_cr_common::segment::{Master, Segment};
 use autofs_cr_common::target::{is_alive, open_pidfd};
 use nix::errno::Errno;
-use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 /// The process of a master.
@@ -19,15 +18,6 @@ pub struct Process {
     pid: Pid,
     pidfd: OwnedFd,
     dir: ProcessDir,
-}
-
-/// A write end of a pipe whose read end a master has. As long as it is open, the master sees no hang-up.
-#[derive(Debug)]
-pub struct WriteEnd {
-    /// The write end.
-    pub fd: OwnedFd,
-    /// The inode number of the pipe.
-    pub inode: u64,
 }
 
 /// Finds the process of a master: by its id in the coordinator's pid namespace, or in its own one where
@@ -115,30 +105,12 @@ impl Process {
 
     /// Opens a write end of the pipe whose read end it has at this number.
     fn write_end(&self, number: i32) -> anyhow::Result<WriteEnd> {
-        let no_read_end = || {
+        let descriptors = self.dir.descriptors().context("cannot list its descriptors")?;
+        let opened = WriteEnd::open(&descriptors, number)
+            .with_context(|| format!("cannot clone a write end of pipe {number} of process {}", self.pid))?;
+        opened.ok_or_else(|| {
             anyhow::Error::from(Errno::EBADF)
                 .context(format!("descriptor {number} of process {} is no read end of a pipe", self.pid))
-        };
-        let descriptors = self.dir.descriptors().context("cannot list its descriptors")?;
-        let reads = descriptors.info(number).ok().and_then(|info| info.access());
-        if !matches!(reads, Some(Access::Read | Access::Both)) {
-            return Err(no_read_end());
-        }
-        let held = self.descriptor(number)?.ok_or_else(no_read_end)?;
-        let stat = rustix::fs::fstat(&held).map_err(io::Error::from)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
-            return Err(no_read_end());
-        }
-        let fd = reopen_for_writing(&held)
-            .with_context(|| format!("cannot clone a write end of pipe {number} of process {}", self.pid))?;
-        Ok(WriteEnd { fd, inode: stat.st_ino })
+        })
     }
-}
-
-/// Opens the pipe behind a read end once more. As the read end is held open here, this does not wait for
-/// a reader.
-fn reopen_for_writing(read_end: &OwnedFd) -> io::Result<OwnedFd> {
-    use std::os::fd::AsRawFd;
-    let path = format!("/proc/self/fd/{}", read_end.as_raw_fd());
-    Ok(rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?)
 }

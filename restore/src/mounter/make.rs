@@ -108,7 +108,7 @@ impl Mounter<'_> {
             attributes: self.attributes(*first) - MountAttrFlags::MOUNT_ATTR_RDONLY,
         };
         if number == Number::Any || !planned.keeps_device {
-            let wanted = |device| plan.image.superblocks.iter().any(|other| other.device == device);
+            let wanted = |device| plan.wanted.contains(&device);
             return self.numbers.any_but(wanted, || superblock::create(&recipe)).context("cannot make it");
         }
         let made = self.numbers.make(superblock.device, || superblock::create(&recipe));
@@ -176,7 +176,7 @@ impl Mounter<'_> {
 fn write_end_of<'m>(masters: &'m Masters, superblock: &Superblock) -> anyhow::Result<BorrowedFd<'m>> {
     let live = superblock.master.as_ref().and_then(|id| masters.live.get(id));
     let pipe = live.zip(superblock.pipe).and_then(|(live, pipe)| live.pipes.get(&pipe));
-    pipe.map(|pipe| pipe.write_end.as_fd()).ok_or_else(|| anyhow!("its master does not live"))
+    pipe.map(|pipe| pipe.fd.as_fd()).ok_or_else(|| anyhow!("its master does not live"))
 }
 
 /// A mount of a peer group outside the image cannot join it again: it becomes what the place where it is

@@ -96,8 +96,7 @@ impl Mounter<'_> {
     fn store(&mut self, item: usize, mount: OwnedFd, mount_point: &TextPath) -> anyhow::Result<()> {
         let what = || format!("cannot move what is mounted at {mount_point} aside");
         if self.park.is_none() {
-            let wanted = self.plan.image.superblocks.iter().map(|superblock| superblock.device).collect();
-            let opened = Park::open(&self.root, &wanted);
+            let opened = Park::open(&self.root, &self.plan.wanted);
             self.park = Some(opened.context("cannot make a place for what is mounted on autofs mounts")?);
         }
         let (Some(taken), Some(park)) = (self.taken.get_mut(&item), &mut self.park) else { return Ok(()) };

@@ -13,7 +13,7 @@ use super::{Mounter, superblock};
 use crate::plan::Action;
 
 impl Mounter<'_> {
-    /// Goes back as far as possible, and tells what could not be put back as it was.
+    /// Goes back as far as possible, and tells what could not be put back as it was. `unconnected` is sorted.
     pub(super) fn undo(&mut self, unconnected: &[usize]) -> Vec<String> {
         let mut problems = Vec::new();
         let begun: Vec<usize> = self.begun.drain(..).collect();
@@ -28,7 +28,7 @@ impl Mounter<'_> {
         for &item in &begun {
             self.progress.set(item);
             if !self.is_new(item) {
-                problems.extend(self.put_back(item, unconnected.contains(&item)));
+                problems.extend(self.put_back(item, unconnected.binary_search(&item).is_ok()));
             }
         }
         problems.extend(self.finish());

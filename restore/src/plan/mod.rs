@@ -148,6 +148,8 @@ pub struct Plan {
     pub image: Image,
     /// What is done with its superblocks.
     pub items: Vec<Item>,
+    /// The device numbers of the image, which nothing else may take.
+    pub wanted: HashSet<Device>,
     /// For each mount of the image, the item that it shows.
     pub item_of: Vec<usize>,
     /// For each mount of the image, the one of the image that it is nested in, if any.
@@ -201,10 +203,11 @@ pub fn plan(
     for (superblock, item) in image.superblocks.iter_mut().zip(&items) {
         superblock.directories.extend(item.missing.iter().cloned());
     }
+    let wanted = image.superblocks.iter().map(|superblock| superblock.device).collect();
     let item_of = layout::item_of(&image, &items);
     let groups = layout.groups(&items, &item_of);
     let parkings = parkings.iter().map(|parking| parking.mount_point.clone()).collect();
-    Ok(Plan { image, items, item_of, parents: layout.parents, groups, parkings, notes })
+    Ok(Plan { image, items, wanted, item_of, parents: layout.parents, groups, parkings, notes })
 }
 
 /// The device numbers that mounts anywhere on the host have, with a word on where.
