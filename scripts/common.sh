@@ -16,3 +16,12 @@ find_cargo() {
     echo "$0: cargo is not in PATH: install Rust (https://rustup.rs)" >&2
     return 1
 }
+
+# need PROGRAM PACKAGE...: installs Debian packages if a program is missing.
+need() {
+    local program=$1
+    shift
+    command -v "$program" >/dev/null && return 0
+    echo "== install $*"
+    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@"
+}

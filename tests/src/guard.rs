@@ -14,6 +14,8 @@ pub enum Need {
     Ptrace,
     /// The pipe's inode in mountinfo (CONFIG_CHECKPOINT_RESTORE).
     PipeInode,
+    /// What a [`Machine`](crate::machine::Machine) is booted with: systemd-nspawn and a root file system.
+    Machine,
 }
 
 impl Need {
@@ -27,6 +29,7 @@ impl Need {
             Self::Ptrace => (ptrace_scope() > 1).then_some("kernel.yama.ptrace_scope forbids ptrace"),
             Self::PipeInode => (!std::path::Path::new("/proc/self/map_files").exists())
                 .then_some("the kernel was built without CONFIG_CHECKPOINT_RESTORE"),
+            Self::Machine => crate::machine::missing(),
         };
         reason.map(str::to_owned)
     }

@@ -3,6 +3,7 @@
 //! | module | role |
 //! |---|---|
 //! | [`sandbox`] | what a test uses: a private world, a master in it, the tools, touches |
+//! | [`machine`] | a booted Debian with the real systemd and automount(8) |
 //! | [`guard`] | tests that need what this machine lacks are skipped, and counted |
 //! | [`master`] | the reference master: a small autofs daemon |
 //! | [`init`] | the helper that makes the namespaces and runs processes in them |
@@ -12,5 +13,6 @@
 
 pub mod guard;
 pub mod init;
+pub mod machine;
 pub mod master;
 pub mod sandbox;

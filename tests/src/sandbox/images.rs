@@ -4,15 +4,15 @@ use anyhow::{Context, Result};
 use autofs_cr_common::doc::{self, Image, Stage};
 
 use super::tool::Running;
-use super::{Sandbox, TestCommand, Tool, program};
+use super::{Inside, TestCommand, Tool, program};
 
-/// What autofs-dump writes of the sandbox.
+/// What autofs-dump writes of a sandbox or a machine.
 ///
 /// # Panics
 /// If it fails.
 #[track_caller]
-pub fn dump(sandbox: &Sandbox) -> String {
-    Tool::dump().target(sandbox).run().assert_success().stdout
+pub fn dump(inside: &Inside) -> String {
+    Tool::dump().target(inside).run().assert_success().stdout
 }
 
 /// An image as it was written.
@@ -37,20 +37,21 @@ pub fn lasting(text: &str) -> Image {
 /// # Panics
 /// If one cannot be.
 #[track_caller]
-pub fn make_catatonic(sandbox: &Sandbox, image: &str) {
+pub fn make_catatonic(inside: &Inside, image: &str) {
     for mount in &read_image(image).mounts {
         let (place, device) = (mount.mount_point.to_string(), mount.device.to_string());
         let probe = program("autofs-probe");
-        sandbox.run([&probe.to_string_lossy(), "catatonic", &place, &device]).assert_success();
+        inside.run([&probe.to_string_lossy(), "catatonic", &place, &device]).assert_success();
     }
 }
 
 /// Starts a restore, and waits until it has done all that it can do without a fixup: its stage document.
-pub fn start_restore(sandbox: &Sandbox, image: &str, arguments: &str) -> Result<(Running, Stage)> {
-    let fifo = sandbox.outside(sandbox.path("stage"));
+pub fn start_restore(inside: &Inside, image: &str, arguments: &str) -> Result<(Running, Stage)> {
+    let directory = tempfile::tempdir()?;
+    let fifo = directory.path().join("stage");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
     let restore = program("autofs-restore");
-    let script = format!("exec {} -p {} {arguments} > {}", restore.display(), sandbox.pid(), fifo.display());
+    let script = format!("exec {} -p {} {arguments} > {}", restore.display(), inside.pid(), fifo.display());
     let running = TestCommand::new("sh").args(["-c", &script]).stdin(image).spawn();
     // Restore ends its output when the document is written.
     let text = std::fs::read(&fifo).context("cannot read the stage document")?;

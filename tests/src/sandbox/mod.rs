@@ -4,6 +4,7 @@
 
 mod blocked;
 pub mod images;
+mod inside;
 mod link;
 mod masters;
 mod process;
@@ -12,6 +13,7 @@ mod touch;
 mod world;
 
 pub use blocked::{Blocked, assert_no_leaks, blocked_in_autofs};
+pub use inside::Inside;
 pub use link::End;
 pub use masters::{Counters, Master, MasterOptions, MountReport, Report};
 pub use process::Process;

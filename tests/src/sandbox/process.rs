@@ -56,6 +56,14 @@ impl Process {
         Ok(Self { helper, link, pid, end: None, stdout: None, stderr: None })
     }
 
+    /// Starts a program outside of all sandboxes.
+    pub(crate) fn start_outside(
+        name: &str,
+        set_up: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Result<Self> {
+        Self::start(Place::default(), OsStr::new(name), set_up)
+    }
+
     /// Its pid, as the test sees it.
     pub fn pid(&self) -> Pid {
         self.pid
@@ -112,7 +120,7 @@ impl Process {
     }
 
     /// Reads both streams from now on, so that they never fill up.
-    pub(super) fn collect_output(&mut self) {
+    pub(crate) fn collect_output(&mut self) {
         let stderr: Option<ChildStderr> = self.helper.stderr.take();
         self.stdout = self.helper.stdout.take().map(read_all);
         self.stderr = stderr.map(read_all);
@@ -121,7 +129,7 @@ impl Process {
     /// What it wrote to standard output and to standard error, since the last call. Call it after the
     /// end: it waits until the streams are closed, but not for long, as a process that it left behind
     /// may hold them open.
-    pub(super) fn output(&mut self) -> (String, String) {
+    pub(crate) fn output(&mut self) -> (String, String) {
         let text = |stream: &mut Option<Collected>| stream.take().map(Collected::text).unwrap_or_default();
         (text(&mut self.stdout), text(&mut self.stderr))
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use autofs_cr_common::model::Pid;
 
 use super::process::{Place, Process};
-use super::{DEADLINE, End, Sandbox, program};
+use super::{DEADLINE, End, Inside, program};
 
 /// The four tools.
 pub struct Tool;
@@ -75,21 +75,21 @@ impl TestCommand {
         self
     }
 
-    /// Adds `-p PID` of a sandbox's init, and shows the sandbox's mounts when a check fails.
-    pub fn target(self, sandbox: &Sandbox) -> Self {
-        self.arg("-p").arg(sandbox.pid().to_string()).about(sandbox)
+    /// Adds `-p PID` of the init of a sandbox or a machine, and shows its mounts when a check fails.
+    pub fn target(self, inside: &Inside) -> Self {
+        self.arg("-p").arg(inside.pid().to_string()).about(inside)
     }
 
-    /// Shows the sandbox's mounts when a check fails.
-    pub fn about(mut self, sandbox: &Sandbox) -> Self {
-        self.about = Some(sandbox.pid());
+    /// Shows the mounts there when a check fails.
+    pub fn about(mut self, inside: &Inside) -> Self {
+        self.about = Some(inside.pid());
         self
     }
 
-    /// Runs it in the namespaces of a sandbox.
-    pub fn inside(mut self, sandbox: &Sandbox) -> Self {
-        self.place.enter = Some(sandbox.pid());
-        self.about(sandbox)
+    /// Runs it in the namespaces of a sandbox or a machine.
+    pub fn inside(mut self, inside: &Inside) -> Self {
+        self.place.enter = Some(inside.pid());
+        self.about(inside)
     }
 
     /// Runs it as another user.
@@ -284,7 +284,7 @@ impl fmt::Display for Finished {
             None => writeln!(f, "end: killed, as its deadline had passed")?,
         }
         writeln!(f, "standard output:\n{}\nstandard error:\n{}", self.stdout, self.stderr)?;
-        let mounts = self.about.map(|pid| super::world::mountinfo(pid).unwrap_or_else(|| "gone".into()));
+        let mounts = self.about.map(|pid| super::inside::mountinfo(pid).unwrap_or_else(|| "gone".into()));
         mounts.map_or(Ok(()), |mounts| writeln!(f, "mountinfo of the sandbox:\n{mounts}"))
     }
 }

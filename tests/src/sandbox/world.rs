@@ -1,17 +1,14 @@
 //! The private world of a test.
 
-use std::fs::File;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
-use autofs_cr_common::model::Pid;
+use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use super::link::{Link, Listener};
-use super::process::Place;
-use super::{DEADLINE, Finished, Master, MasterOptions, TestCommand, Touch, TouchError, program};
+use super::{DEADLINE, Inside, Master, MasterOptions, program};
 
 /// What a sandbox shall have.
 #[derive(Clone, Debug)]
@@ -60,12 +57,9 @@ impl Builder {
         }
         let mut helper = command.stdin(Stdio::null()).spawn().context("start sandbox-init")?;
         let connected = listener.accept(DEADLINE).and_then(|mut link| Ok((link.pid(DEADLINE)?, link)));
-        match connected {
-            Ok((pid, link)) => {
-                let held = File::open(format!("/proc/{pid}/ns/mnt")).context("open the mount namespace")?;
-                let namespace = mount_namespace(pid).context("the init of the sandbox is gone")?;
-                Ok(Sandbox { helper, link, pid, namespace, _held: held, work })
-            }
+        let connected = connected.map_err(anyhow::Error::from);
+        match connected.and_then(|(pid, link)| Ok((Inside::of(pid)?, link))) {
+            Ok((inside, link)) => Ok(Sandbox { helper, link, inside, work }),
             Err(error) => {
                 let _ = helper.kill();
                 let _ = helper.wait();
@@ -80,11 +74,7 @@ impl Builder {
 pub struct Sandbox {
     helper: Child,
     link: Link,
-    pid: Pid,
-    namespace: PathBuf,
-    // The kernel gives the number of a namespace that is gone to the next one; `end` must not kill
-    // what is in that.
-    _held: File,
+    inside: Inside,
     work: TempDir,
 }
 
@@ -99,11 +89,6 @@ impl Sandbox {
         Builder::default()
     }
 
-    /// The pid of its init as the test sees it: what `-p` takes.
-    pub fn pid(&self) -> Pid {
-        self.pid
-    }
-
     /// The work directory: the same path inside and outside, but a tmpfs inside.
     pub fn work(&self) -> &Path {
         self.work.path()
@@ -114,12 +99,6 @@ impl Sandbox {
         self.work.path().join(name)
     }
 
-    /// A path inside, as the test can open it. Do not walk onto autofs mounts by it.
-    pub fn outside(&self, path: impl AsRef<Path>) -> PathBuf {
-        let path = path.as_ref();
-        PathBuf::from(format!("/proc/{}/root", self.pid)).join(path.strip_prefix("/").unwrap_or(path))
-    }
-
     /// Makes a directory, and those above it, in the work directory; returns its path inside.
     pub fn mkdir(&self, name: impl AsRef<Path>) -> Result<PathBuf> {
         let path = self.path(name);
@@ -128,74 +107,9 @@ impl Sandbox {
         Ok(path)
     }
 
-    /// A command inside the namespaces: `sandbox.command("ls").arg("-l").run()`.
-    pub fn command(&self, program: impl Into<PathBuf>) -> TestCommand {
-        TestCommand::new(program.into()).inside(self)
-    }
-
-    /// Runs a command inside, under the usual deadline.
-    pub fn run<const N: usize>(&self, words: [&str; N]) -> Finished {
-        self.command(words[0]).args(&words[1..]).run()
-    }
-
     /// Starts a reference master inside and waits until it serves.
     pub fn master(&self, options: MasterOptions) -> Result<Master> {
         options.start(self)
-    }
-
-    /// Opens a path inside, as a process that is not the master: starts a mount if it is a trigger.
-    pub fn touch(&self, path: impl AsRef<Path>) -> Result<(), TouchError> {
-        self.touch_in_background(path).join().map(drop)
-    }
-
-    /// Reads a file inside.
-    pub fn read(&self, path: impl AsRef<Path>) -> Result<String, TouchError> {
-        self.touch_in_background(path).join()
-    }
-
-    /// Opens a path inside and does not wait: the handle can be joined or killed.
-    ///
-    /// # Panics
-    /// When the process cannot be started.
-    pub fn touch_in_background(&self, path: impl AsRef<Path>) -> Touch {
-        Touch::start(self.place(), path.as_ref()).expect("start a touch")
-    }
-
-    pub(super) fn place(&self) -> Place {
-        Place { enter: Some(self.pid), uid: None }
-    }
-
-    /// The mountinfo of its init.
-    ///
-    /// # Panics
-    /// When its init is gone.
-    pub fn mountinfo(&self) -> String {
-        mountinfo(self.pid).expect("read the mountinfo of the sandbox")
-    }
-
-    /// Those lines of its mountinfo that are autofs mounts. `pgrp=` and the like are as the test sees them.
-    pub fn autofs_lines(&self) -> Vec<String> {
-        self.mountinfo().lines().filter(|line| line.contains(" - autofs ")).map(str::to_owned).collect()
-    }
-
-    /// The line of mountinfo of the topmost mount at a path inside.
-    pub fn mount_line(&self, path: impl AsRef<Path>) -> Option<String> {
-        let path = path.as_ref().to_string_lossy().into_owned();
-        self.mountinfo().lines().rfind(|line| line.split(' ').nth(4) == Some(&path)).map(str::to_owned)
-    }
-
-    /// The processes in its mount namespace, as the test sees them.
-    pub fn processes(&self) -> Vec<Pid> {
-        processes().filter(|pid| mount_namespace(*pid).as_ref() == Some(&self.namespace)).collect()
-    }
-
-    /// Fails when a process in it waits in autofs.
-    ///
-    /// # Panics
-    /// When one does.
-    pub fn assert_nothing_blocked(&self) {
-        let blocked = super::blocked_in_autofs(&self.processes());
-        assert!(blocked.is_empty(), "blocked in autofs: {blocked:?}\n{}", self.mountinfo());
     }
 
     /// Ends it now, and checks that nothing of it is left.
@@ -213,17 +127,15 @@ impl Sandbox {
         let _ = self.link.end(DEADLINE);
         let _ = self.helper.kill();
         let _ = self.helper.wait();
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let left = self.processes();
-            if left.is_empty() {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "processes {left:?} of the sandbox do not die");
-            for pid in left {
-                end_process(pid, deadline);
-            }
-        }
+        self.inside.end_all()
+    }
+}
+
+impl Deref for Sandbox {
+    type Target = Inside;
+
+    fn deref(&self) -> &Inside {
+        &self.inside
     }
 }
 
@@ -233,34 +145,4 @@ impl Drop for Sandbox {
             eprintln!("end the sandbox: {error:#}");
         }
     }
-}
-
-/// Kills a process and waits for its end; one that is gone is fine.
-fn end_process(pid: Pid, deadline: Instant) {
-    use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-    let Some(raw) = rustix::process::Pid::from_raw(pid.as_raw()) else { return };
-    let Ok(pidfd) = pidfd_open(raw, PidfdFlags::empty()) else { return };
-    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-    let mut fds = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&pidfd), nix::poll::PollFlags::POLLIN)];
-    let left = deadline.saturating_duration_since(Instant::now());
-    let _ = nix::poll::poll(
-        &mut fds,
-        nix::poll::PollTimeout::try_from(left).unwrap_or(nix::poll::PollTimeout::MAX),
-    );
-}
-
-/// Which mount namespace a process is in; `None` when it is gone, a zombie, or not visible.
-pub(super) fn mount_namespace(pid: Pid) -> Option<PathBuf> {
-    std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()
-}
-
-pub(super) fn mountinfo(pid: Pid) -> Option<String> {
-    let bytes = std::fs::read(format!("/proc/{pid}/mountinfo")).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// All processes that the test can see.
-pub(super) fn processes() -> impl Iterator<Item = Pid> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }

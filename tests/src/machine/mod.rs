@@ -1,0 +1,195 @@
+//! A Debian system with the real systemd and automount(8), booted by systemd-nspawn from the root file
+//! system that `scripts/rootfs` builds.
+//!
+//! All that is written in it goes to a tmpfs and is gone at the end. It shares the kernel with the test, so the
+//! tools reach it with `-p`, as they reach every container.
+
+mod cgroups;
+mod rootfs;
+mod units;
+
+use std::ops::Deref;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, bail};
+use autofs_cr_common::model::Pid;
+
+use crate::sandbox::{DEADLINE, Finished, Inside, Process, TestCommand, program};
+use cgroups::Cgroups;
+
+pub use rootfs::missing;
+pub use units::{Automount, escape};
+
+/// Prints nothing, joins the control groups that are its first argument, and becomes the rest in a mount
+/// namespace of its own: the mounts of systemd-nspawn are not for this machine to see.
+const START: &str = r#"
+for group in $1; do echo $$ >"$group/cgroup.procs"; done
+shift
+exec unshare --mount --propagation private -- "$@"
+"#;
+
+/// A booted system. Dropping it ends every process in it.
+pub struct Machine {
+    inside: Inside,
+    nspawn: Process,
+    _cgroups: Cgroups,
+}
+
+impl Machine {
+    /// Boots one, and waits until systemd says that it is ready.
+    pub fn boot() -> Result<Self> {
+        let rootfs = rootfs::path().context("there is no root file system (scripts/rootfs builds it)")?;
+        let name = unique_name();
+        let cgroups = Cgroups::new(&name)?;
+        let directory = tempfile::tempdir().context("make a directory")?;
+        let socket = directory.path().join("notify");
+        let notifications = UnixDatagram::bind(&socket).context("make a socket")?;
+        notifications.set_read_timeout(Some(DEADLINE)).context("set a deadline")?;
+        let programs = program("sandbox-init");
+        let programs = programs.parent().context("no directory")?;
+        let mut nspawn = Process::start_outside("sh", |command| {
+            command
+                .args(["-ec", START, "boot", &cgroups.list()])
+                .args(["systemd-nspawn", "--quiet", "--boot", "--volatile=overlay", "--console=pipe"])
+                .args(["--register=no", "--keep-unit", "--link-journal=no", "--notify-ready=yes"])
+                .args(["--private-network", "--bind=/dev/autofs"])
+                .arg(format!("--machine={name}"))
+                .arg(format!("--directory={}", rootfs.display()))
+                .arg(format!("--bind-ro={}", programs.display()))
+                .env("NOTIFY_SOCKET", &socket)
+                // The second hierarchy on hosts that still have the first one too.
+                .env("UNIFIED_CGROUP_HIERARCHY", "1")
+                // Several machines have the same root file system, which none of them writes to.
+                .env("SYSTEMD_NSPAWN_LOCK", "0")
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+        })?;
+        nspawn.collect_output();
+        match wait_until_booted(&notifications) {
+            Ok(inside) => Ok(Self { inside, nspawn, _cgroups: cgroups }),
+            Err(error) => {
+                let _ = nspawn.kill();
+                let (stdout, stderr) = nspawn.output();
+                Err(error.context(format!("boot a machine\n{stdout}{stderr}")))
+            }
+        }
+    }
+
+    /// Writes a file, and makes the directories above it.
+    pub fn write(&self, path: impl AsRef<Path>, text: &str) -> Result<()> {
+        let path = self.outside(path);
+        let directory = path.parent().context("no directory")?;
+        std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Runs a script of the shell, under the usual deadline.
+    pub fn sh(&self, script: &str) -> Finished {
+        self.command("sh").args(["-ec", script]).run()
+    }
+
+    /// Runs systemctl.
+    pub fn systemctl<const N: usize>(&self, words: [&str; N]) -> Finished {
+        self.command("systemctl").args(words).run()
+    }
+
+    /// A property of a unit, such as `SubState`.
+    ///
+    /// # Panics
+    /// When systemd does not answer.
+    #[track_caller]
+    pub fn property(&self, unit: &str, name: &str) -> String {
+        let shown = self.systemctl(["show", "--value", "--property", name, unit]).assert_success();
+        shown.stdout.trim().to_owned()
+    }
+
+    /// The journal of a unit, or with an empty name all of it: the messages, a line each.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    #[track_caller]
+    pub fn journal(&self, unit: &str) -> String {
+        let of = if unit.is_empty() { "" } else { "--unit" };
+        let words = ["--boot", "--no-pager", "--output=cat", of, unit];
+        let words = words.iter().filter(|word| !word.is_empty());
+        self.command("journalctl").args(words).run().assert_success().stdout
+    }
+
+    /// Fails when the journal has a message of priority `err` or worse, or a unit has failed.
+    ///
+    /// # Panics
+    /// When it has.
+    #[track_caller]
+    pub fn assert_no_errors(&self) {
+        let journal = self.command("journalctl").args(["--boot", "--no-pager", "--quiet", "--priority=err"]);
+        let errors = journal.run().assert_success().stdout;
+        assert!(errors.is_empty(), "errors in the journal:\n{errors}\nall of it:\n{}", self.journal(""));
+        let failed = self.systemctl(["list-units", "--failed", "--no-legend"]).assert_success().stdout;
+        assert!(failed.is_empty(), "units have failed:\n{failed}\n{}", self.journal(""));
+    }
+
+    /// Starts a command inside, as a test that lets it run on needs it.
+    pub fn spawn<const N: usize>(&self, words: [&str; N]) -> crate::sandbox::Running {
+        TestCommand::new(words[0]).args(&words[1..]).inside(self).spawn()
+    }
+
+    /// Ends it now.
+    pub fn close(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        // The end of the init is that of all in its pid namespace. systemd-nspawn then cleans up.
+        let _ = nix::sys::signal::kill(self.inside.pid().to_nix(), nix::sys::signal::Signal::SIGKILL);
+        if self.nspawn.wait(DEADLINE)?.is_none() {
+            self.nspawn.kill()?;
+        }
+        self.inside.end_all()
+    }
+}
+
+impl Deref for Machine {
+    type Target = Inside;
+
+    fn deref(&self) -> &Inside {
+        &self.inside
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("end the machine: {error:#}");
+        }
+    }
+}
+
+/// A name that no other machine here has.
+fn unique_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("autofs-cr-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// What systemd-nspawn tells (sd_notify(3)): first the pid of the init, then that it is ready.
+fn wait_until_booted(notifications: &UnixDatagram) -> Result<Inside> {
+    let mut inside = None;
+    let mut buffer = [0; 4096];
+    loop {
+        let length = notifications.recv(&mut buffer).context("wait for systemd")?;
+        let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        for line in message.lines() {
+            match line.split_once('=') {
+                Some(("X_NSPAWN_LEADER_PID", pid)) => {
+                    inside = Some(Inside::of(pid.parse::<Pid>().context("the pid of the init")?)?);
+                }
+                Some(("READY", "1")) => return inside.context("systemd-nspawn told no pid"),
+                Some(("ERRNO", errno)) => bail!("systemd-nspawn failed with error {errno}"),
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Where the root file system is.
+
+use std::path::PathBuf;
+
+/// Why no machine can be booted here; `None` if one can.
+pub fn missing() -> Option<&'static str> {
+    if path().is_none() {
+        return Some("there is no root file system with systemd and automount (run scripts/rootfs)");
+    }
+    let found = std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|directory| directory.join("systemd-nspawn").is_file())
+    });
+    (!found).then_some("systemd-nspawn is not installed (Debian: package systemd-container)")
+}
+
+/// The root file system: what AUTOFS_CR_ROOTFS names, else the one in the target directory.
+pub(super) fn path() -> Option<PathBuf> {
+    let named = std::env::var_os("AUTOFS_CR_ROOTFS").map(PathBuf::from);
+    named.or_else(in_target).filter(|path| path.is_dir())
+}
+
+/// Tests are in target/debug/deps.
+fn in_target() -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    // A link, that appears when the file system is complete.
+    std::fs::canonicalize(own.ancestors().nth(3)?.join("rootfs/ready")).ok()
+}
