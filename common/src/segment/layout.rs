@@ -207,11 +207,9 @@ fn write_header(out: &mut Writer, counts: Counts, coordinator: Process, deadline
 
 fn write_master(out: &mut Writer, master: &Master) {
     out.u32(master.id.len() as u32);
-    out.u32(match master.kind {
-        MasterKind::Unknown => 0,
-        MasterKind::Automount => 1,
-        MasterKind::Systemd => 2,
-    });
+    let kind = MasterKind::ALL.iter().position(|&kind| kind == master.kind);
+    // A number too large is out of range for the reader, too.
+    out.u32(kind.and_then(|kind| u32::try_from(kind).ok()).unwrap_or(u32::MAX));
     out.pid(master.pid);
     out.pid(master.process.map(|process| process.pid));
     out.u64(master.process.map_or(0, |process| process.start_time));
@@ -292,12 +290,7 @@ fn read_masters(
         if !ids.insert(id) {
             return Err(wrong("id (another master has it too)"));
         }
-        let kind = match records.u32()? {
-            0 => MasterKind::Unknown,
-            1 => MasterKind::Automount,
-            2 => MasterKind::Systemd,
-            _ => return Err(wrong("kind")),
-        };
+        let kind = *MasterKind::ALL.get(records.u32()? as usize).ok_or(wrong("kind"))?;
         let pid = records.pid()?.ok_or(wrong("pid"))?;
         let outer = records.pid()?.ok_or(wrong("pid"))?;
         let start_time = records.u64()?;
