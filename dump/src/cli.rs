@@ -1,10 +1,12 @@
 //! The command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use autofs_cr_common::cli::{Input, OutputArg, Verbosity, parse_seconds};
 use autofs_cr_common::model::Pid;
 use clap::Parser;
+use clap::builder::{PathBufValueParser, TypedValueParser};
 
 /// Write the autofs mounts of a mount namespace to an image, from which autofs-restore makes them again
 ///
@@ -12,6 +14,14 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "autofs-dump", version, after_help = EXIT_CODES)]
 pub struct Cli {
+    /// Only the autofs mounts at or below these paths [default: all]
+    #[arg(value_name = "PATH", value_parser = PathBufValueParser::new().try_map(absolute))]
+    pub chosen: Vec<PathBuf>,
+
+    /// All but the autofs mounts at or below this path; can be given several times
+    #[arg(long, value_name = "PATH", value_parser = PathBufValueParser::new().try_map(absolute))]
+    pub exclude: Vec<PathBuf>,
+
     /// Dump the mount namespace of this process, as from its root directory [default: the own one, or
     /// the only one of the report]
     #[arg(short, long, value_name = "PID")]
@@ -36,6 +46,11 @@ Exit codes:
   0  done
   1  failed, and nothing was written
   2  wrong usage";
+
+/// Paths are those of the mount namespace that is dumped, where this process's directory means nothing.
+fn absolute(path: PathBuf) -> Result<PathBuf, &'static str> {
+    if path.is_absolute() { Ok(path) } else { Err("not absolute") }
+}
 
 impl Cli {
     /// Where the image goes, for messages.

@@ -1,4 +1,4 @@
-//! Stage 3: the process groups of the superblocks, as the target numbers them.
+//! Stage 4: the process groups of the superblocks, as the target numbers them.
 //!
 //! A report has the numbers of its writer. Those of living processes are translated by /proc, but a
 //! group can outlive all its members here. The kernel writes `pgrp=` for whoever reads mountinfo, so a

@@ -3,10 +3,11 @@
 //! | stage | file |
 //! |---|---|
 //! | 1. a report, read or scanned, and the process whose namespaces it is about | `collect.rs` |
-//! | 2. what cannot be restored is refused, before anything is touched | `refuse.rs` |
-//! | 3. process groups as the target numbers them | `groups.rs` |
-//! | 4. directories and symlinks inside the superblocks | `contents/` |
-//! | 5. the image, from all that | `build/` |
+//! | 2. which mounts of it are dumped | `select.rs` |
+//! | 3. what cannot be restored is refused, before anything is touched | `refuse.rs` |
+//! | 4. process groups as the target numbers them | `groups.rs` |
+//! | 5. directories and symlinks inside the superblocks | `contents/` |
+//! | 6. the image, from all that | `build/` |
 #![forbid(unsafe_code)]
 
 mod build;
@@ -15,6 +16,7 @@ mod collect;
 mod contents;
 mod groups;
 mod refuse;
+mod select;
 
 use std::process::ExitCode;
 
@@ -64,7 +66,11 @@ fn settled_image(cli: &Cli, proc: &Proc, voice: Voice) -> Result<Image> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match collect::collect(cli, proc, voice).and_then(|collected| image(cli, proc, &collected, voice)) {
+        let collected = collect::collect(cli, proc, voice).and_then(|mut collected| {
+            select::narrow(&mut collected.report, &cli.chosen, &cli.exclude)?;
+            Ok(collected)
+        });
+        match collected.and_then(|collected| image(cli, proc, &collected, voice)) {
             Err(error) if error.is::<Changed>() && cli.input.input.is_none() && tries < MOST_TRIES => {
                 voice.detail(format_args!("{error}"));
             }

@@ -1,4 +1,4 @@
-//! Stage 2: what cannot be restored is refused, by name and with the reason.
+//! Stage 3: what cannot be restored is refused, by name and with the reason.
 
 use std::collections::HashMap;
 

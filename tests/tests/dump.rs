@@ -1,6 +1,6 @@
 //! autofs-dump on the real kernel.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -574,4 +574,34 @@ fn what_is_asked_for_wrongly_is_named() {
     let run = Tool::dump().args(["-i", "/nonexistent/file"]).run().assert_code(1);
     run.assert_stderr_contains("cannot read /nonexistent/file: No such file");
     TestCommand::new(program("autofs-dump")).arg("--help").run().assert_success();
+}
+
+#[test]
+fn mounts_can_be_chosen_and_left_out() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::new()?;
+    let _one = sandbox.master(MasterOptions::new().direct("a/x").direct("a/y").direct("ab"))?;
+    let _other = sandbox.master(MasterOptions::new().indirect("i"))?;
+    let dump = |words: &[&str]| Tool::dump().target(&sandbox).args(words).run();
+    let [a, x, ab, i] = ["a", "a/x", "ab", "i"].map(|name| text(&sandbox.path(name)));
+    let places = |image: &Image| -> Vec<PathBuf> {
+        let mut places: Vec<_> = image.mounts.iter().map(|mount| mount.mount_point.to_path_buf()).collect();
+        places.sort();
+        places
+    };
+    let inside = |names: &[&str]| -> Vec<PathBuf> { names.iter().map(|name| sandbox.path(name)).collect() };
+
+    let below = image(&dump(&[&a]).assert_success());
+    assert_eq!((places(&below), below.superblocks.len()), (inside(&["a/x", "a/y"]), 2));
+    assert_eq!(below.masters.len(), 1, "the other master has nothing to do with them");
+    let others = image(&dump(&["--exclude", &x, "--exclude", &i]).assert_success());
+    assert_eq!(places(&others), inside(&["a/y", "ab"]));
+    let both = image(&dump(&["--exclude", &x, &a, &ab]).assert_success());
+    assert_eq!(places(&both), inside(&["a/y", "ab"]));
+
+    let nothing = format!("no autofs mount is at or below {a}/z");
+    dump(&[&format!("{a}/z")]).assert_code(1).assert_stderr_contains(&nothing);
+    dump(&["--exclude", &format!("{a}/z")]).assert_code(1).assert_stderr_contains(&nothing);
+    dump(&["a"]).assert_code(2).assert_stderr_contains("not absolute");
+    sandbox.close()
 }

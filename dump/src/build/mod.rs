@@ -1,4 +1,4 @@
-//! Stage 5: the image, as a pure function of what the stages before found. Most of it can be built
+//! Stage 6: the image, as a pure function of what the stages before found. Most of it can be built
 //! while the contents are still being read.
 
 mod inferred;

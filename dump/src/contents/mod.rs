@@ -1,4 +1,4 @@
-//! Stage 4: what is inside the superblocks.
+//! Stage 5: what is inside the superblocks.
 //!
 //! Their roots are opened by a walk, which blocks for ever where a request is pending on a direct
 //! root. So a child does it, which is killed when it makes no progress; another one goes on behind the
