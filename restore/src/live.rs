@@ -1,14 +1,14 @@
 //! Which masters of the image live in the target, with their read ends.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::AsFd;
 
 use autofs_cr_common::doc::Image;
-use autofs_cr_common::doc::image::Master;
+use autofs_cr_common::doc::image::{End, Master, Superblock};
 use autofs_cr_common::model::Pid;
 use autofs_cr_common::pipe::WriteEnd;
-use autofs_cr_common::proc::{Proc, ProcessDir};
+use autofs_cr_common::proc::{Descriptors, Proc, ProcessDir, Target};
 use autofs_cr_common::target::{is_alive, open_pidfd};
 
 /// A master that lives.
@@ -20,8 +20,17 @@ pub struct Live {
     pub start_time: u64,
     /// Its process group, in its own pid namespace.
     pub own_group: Option<Pid>,
-    /// Its pipes, by their inode in the image.
-    pub pipes: HashMap<u64, WriteEnd>,
+    /// Those pipes of the image that it still reads, by their inode in the image.
+    pub pipes: Pipes,
+}
+
+/// A pipe that a living master reads.
+#[derive(Debug)]
+pub struct ReadPipe {
+    /// The number of the read end in the master, now.
+    pub read_end: i32,
+    /// A write end of it.
+    pub write_end: WriteEnd,
 }
 
 /// The living masters, by their id in the image, and why others are taken for gone.
@@ -31,6 +40,18 @@ pub struct Masters {
     pub live: HashMap<String, Live>,
     /// Of the others, what speaks against a process that has their pid.
     pub doubts: Vec<String>,
+}
+
+impl Masters {
+    /// The living master of a superblock.
+    pub fn of(&self, superblock: &Superblock) -> Option<&Live> {
+        self.live.get(superblock.master.as_deref()?)
+    }
+
+    /// The pipe of a superblock, if its master lives and still reads it.
+    pub fn pipe_of(&self, superblock: &Superblock) -> Option<&ReadPipe> {
+        self.of(superblock)?.pipes.get(&superblock.pipe?)
+    }
 }
 
 /// Looks for the image's masters in the pid namespace with this inode number.
@@ -63,12 +84,14 @@ fn own_id(process: &ProcessDir, pid_namespace: u64) -> Option<Pid> {
     Pid::try_from(*ids.last()?).ok()
 }
 
+type Pipes = HashMap<u64, ReadPipe>;
+
 /// Why a process is not the master.
 #[derive(Debug, thiserror::Error)]
 enum Doubt {
     #[error("its name is '{0}', not '{1}'")]
     Name(String, String),
-    #[error("its descriptor {0} is no read end of a pipe")]
+    #[error("it has none of the pipes, and its descriptor {0} is no read end of a pipe")]
     NoReadEnd(i32),
     #[error("it cannot be looked at: {0}")]
     Unreadable(#[from] io::Error),
@@ -82,15 +105,41 @@ fn examine(process: &ProcessDir, pid: Pid, master: &Master) -> Result<Live, Doub
         return Err(Doubt::Name(stat.command.to_string(), master.command.to_string()));
     }
     let descriptors = process.descriptors()?;
-    let mut pipes = HashMap::new();
-    for pipe in &master.pipes {
-        let Some(read_end) = pipe.read_end else { continue };
-        let write_end = WriteEnd::open(&descriptors, read_end.fd)?;
-        pipes.insert(pipe.inode, write_end.ok_or(Doubt::NoReadEnd(read_end.fd))?);
+    let mut pipes = by_inode(&descriptors, master)?;
+    // A process that was restored has other pipes, at the same numbers. One that has any of the pipes was not.
+    if pipes.is_empty() && master.kind.can_be_started() {
+        pipes = by_number(&descriptors, master)?;
     }
     let own_group = process.status()?.group_ids.last().and_then(|&group| Pid::try_from(group).ok());
     if !is_alive(pidfd.as_fd()) {
         return Err(io::Error::from(nix::errno::Errno::ESRCH).into());
     }
     Ok(Live { pid, start_time: stat.start_time, own_group, pipes })
+}
+
+/// The pipes that the process reads, under whatever number: systemd moves them when it executes itself again.
+fn by_inode(descriptors: &Descriptors<'_>, master: &Master) -> Result<Pipes, Doubt> {
+    let wanted: HashSet<u64> = master.pipes.iter().map(|pipe| pipe.inode).collect();
+    let mut numbers = Vec::new();
+    descriptors.for_each(|fd, target| match target {
+        Target::Pipe(inode) if wanted.contains(&inode) => numbers.push((inode, fd)),
+        _ => {}
+    })?;
+    let mut pipes = Pipes::new();
+    for (inode, fd) in numbers {
+        let write_end = WriteEnd::open(descriptors, fd)?.filter(|end| end.inode == inode);
+        pipes.extend(write_end.map(|write_end| (inode, ReadPipe { read_end: fd, write_end })));
+    }
+    Ok(pipes)
+}
+
+/// The pipes that the process has at the numbers of the image; all of them must be there.
+fn by_number(descriptors: &Descriptors<'_>, master: &Master) -> Result<Pipes, Doubt> {
+    let mut pipes = Pipes::new();
+    for pipe in &master.pipes {
+        let Some(End { fd: read_end, .. }) = pipe.read_end else { continue };
+        let write_end = WriteEnd::open(descriptors, read_end)?.ok_or(Doubt::NoReadEnd(read_end))?;
+        pipes.insert(pipe.inode, ReadPipe { read_end, write_end });
+    }
+    Ok(pipes)
 }

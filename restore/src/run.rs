@@ -259,7 +259,7 @@ impl Restore<'_> {
     fn verified(&self, proc: &Proc, survey: &Survey, end: End) -> anyhow::Result<End> {
         let (End::Connected, Some(target)) = (&end, &survey.target) else { return Ok(end) };
         let found = verify::read(&proc.process(target.pid())?).context("cannot check the result")?;
-        let problems = verify::problems(self.plan, &found);
+        let problems = verify::problems(self.plan, self.masters, &found);
         Ok(if problems.is_empty() { end } else { End::Not(problems.join("; ")) })
     }
 

@@ -67,7 +67,12 @@ fn superblock(plan: &Plan, item: usize, numbers: &HashMap<&str, usize>) -> segme
 
 fn describe(master: &Master, masters: &Masters, control_fds: &[End]) -> segment::Master {
     let live = masters.live.get(&master.id);
-    let chosen = read_ends(master, control_fds);
+    let mut chosen = read_ends(master, control_fds);
+    if let Some(live) = live {
+        for (pipe, read_end) in master.pipes.iter().zip(&mut chosen) {
+            read_end.fd = live.pipes.get(&pipe.inode).map_or(read_end.fd, |pipe| pipe.read_end);
+        }
+    }
     let pipes = master.pipes.iter().zip(chosen);
     segment::Master {
         id: master.id.clone(),

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use autofs_cr_common::model::{Device, KernelPipe, SuperOptions};
 use autofs_cr_common::proc::{ProcessDir, mountinfo};
 
+use crate::live::{Masters, ReadPipe};
 use crate::plan::{Action, Plan};
 
 /// What mountinfo says of the autofs mounts that are there: the pipes of their superblocks.
@@ -32,7 +33,7 @@ pub fn read(process: &ProcessDir) -> anyhow::Result<Found> {
 
 /// What is not as planned, a sentence each. A superblock that was made with any number is known by its
 /// first mount point.
-pub fn problems(plan: &Plan, found: &Found) -> Vec<String> {
+pub fn problems(plan: &Plan, masters: &Masters, found: &Found) -> Vec<String> {
     let mut problems = Vec::new();
     for (item, superblock) in plan.items.iter().zip(&plan.image.superblocks) {
         let place = item.mounts.first().map(|&mount| &plan.image.mounts[mount].mount_point);
@@ -42,7 +43,7 @@ pub fn problems(plan: &Plan, found: &Found) -> Vec<String> {
         };
         let wrong = match pipe {
             None => Some("is not mounted"),
-            Some(pipe) => wrong_pipe(item.action, *pipe),
+            Some(pipe) => wrong_pipe(item.action, *pipe, masters.pipe_of(superblock)),
         };
         if let Some(wrong) = wrong {
             let place = place.map(ToString::to_string).unwrap_or_default();
@@ -52,9 +53,14 @@ pub fn problems(plan: &Plan, found: &Found) -> Vec<String> {
     problems
 }
 
-fn wrong_pipe(action: Action, pipe: KernelPipe) -> Option<&'static str> {
+/// `expected` is the pipe of a living master.
+fn wrong_pipe(action: Action, pipe: KernelPipe, expected: Option<&ReadPipe>) -> Option<&'static str> {
     match (action, pipe) {
-        (Action::Keep | Action::Leave, _) | (_, KernelPipe::Inode(_)) => None,
+        (Action::Keep | Action::Leave, _) => None,
+        (_, KernelPipe::Inode(inode)) => {
+            let is_right = expected.is_none_or(|expected| expected.write_end.inode == inode);
+            (!is_right).then_some("is connected to another pipe of its master")
+        }
         (_, KernelPipe::None) => Some("is catatonic"),
         (_, KernelPipe::NotShown) => {
             Some("cannot be checked: this kernel shows no pipe_ino (CONFIG_CHECKPOINT_RESTORE is off)")

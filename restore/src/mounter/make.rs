@@ -174,9 +174,10 @@ impl Mounter<'_> {
 
 /// A write end of the pipe that the living master of a superblock reads.
 fn write_end_of<'m>(masters: &'m Masters, superblock: &Superblock) -> anyhow::Result<BorrowedFd<'m>> {
-    let live = superblock.master.as_ref().and_then(|id| masters.live.get(id));
-    let pipe = live.zip(superblock.pipe).and_then(|(live, pipe)| live.pipes.get(&pipe));
-    pipe.map(|pipe| pipe.fd.as_fd()).ok_or_else(|| anyhow!("its master does not live"))
+    masters
+        .pipe_of(superblock)
+        .map(|pipe| pipe.write_end.fd.as_fd())
+        .ok_or_else(|| anyhow!("its master does not live"))
 }
 
 /// A mount of a peer group outside the image cannot join it again: it becomes what the place where it is

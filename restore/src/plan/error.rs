@@ -48,6 +48,16 @@ pub enum PlanError {
         "{mount_point} is served by {server}, and not by {master} of the image; use --replace to take it over"
     )]
     ServedByAnother { mount_point: TextPath, server: String, master: String },
+    #[error(
+        "{mount_point}: {master} lives, but does not read the pipe of the image any more, so nothing that is mounted \
+         there would be served; have it start again: {advice}"
+    )]
+    NotRead { mount_point: TextPath, master: String, advice: String },
+    #[error(
+        "{mount_point}: {master} serves it with another pipe than that of the image: leave out --replace, so that it is \
+         left as it is, or dump again"
+    )]
+    ServedSince { mount_point: TextPath, master: String },
     #[error("{mount_point} is only partly there: {missing} is missing; unmount it, or use --replace")]
     PartlyThere { mount_point: TextPath, missing: TextPath },
 }

@@ -93,6 +93,8 @@ pub struct Item {
     pub missing: Vec<Directory>,
     /// The process group of its living master, in the target's pid namespace.
     pub group: Option<Pid>,
+    /// What the user should know of it.
+    pub note: Option<String>,
 }
 
 impl Item {
@@ -178,7 +180,9 @@ pub fn plan(
     for superblock in &image.superblocks {
         let planner =
             Planner { image: &image, layout: &layout, there: &there, parkings, masters, wishes, superblock };
-        items.push(planner.item(layout.mounts_of(superblock.device))?);
+        let item = planner.item(layout.mounts_of(superblock.device))?;
+        notes.extend(item.note.clone());
+        items.push(item);
         if there.asked.contains(&superblock.device) {
             notes.push(format!(
                 "requests wait unread on superblock {}: who made them gets an error if it is replaced or adopted",

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use autofs_cr_common::doc::image::{Directory, Image, Mode, Superblock};
 use autofs_cr_common::doc::report;
-use autofs_cr_common::masters::Identity;
+use autofs_cr_common::masters::{Identity, MasterKind};
 use autofs_cr_common::model::{Device, Pid, State, TextPath};
 
 use super::there::There;
 use super::{Action, Content, Item, Old, OldMount, PlanError, Wishes};
 use crate::layout::Layout;
-use crate::live::{Live, Masters};
+use crate::live::{Live, Masters, ReadPipe};
 use crate::parked::{Parked, Parking};
 
 /// The mode of a directory that is made for what is mounted on it, as automount(8) makes them.
@@ -31,6 +31,13 @@ pub(super) struct Planner<'a> {
 impl Planner<'_> {
     pub(super) fn item(&self, mounts: Vec<usize>) -> Result<Item, PlanError> {
         let found = self.found(&mounts)?;
+        let served_anyway = found.and_then(|found| self.served_anyway(found));
+        if let Some(served) = served_anyway.filter(|_| !self.wishes.replace) {
+            return Ok(self.left_alone(served, mounts));
+        }
+        if self.live().is_some() && self.pipe().is_none() && self.superblock.state != State::Catatonic {
+            return Err(self.not_read(&mounts, served_anyway.is_some()));
+        }
         let old = match found {
             Some(device) if !self.wishes.replace => {
                 return self.in_place(device, mounts);
@@ -45,7 +52,7 @@ impl Planner<'_> {
         let missing = self.missing(&inside);
         let group = self.live().and_then(|_| self.group());
         let keeps_device = self.identity() != Identity::None || action == Action::Leave;
-        Ok(Item { action, old, mounts, keeps_device, parked, missing, group })
+        Ok(Item { action, old, mounts, keeps_device, parked, missing, group, note: None })
     }
 
     fn first_mount_point(&self, mounts: &[usize]) -> TextPath {
@@ -100,7 +107,8 @@ impl Planner<'_> {
         };
         if let Some(there) = there.filter(|there| action == Action::Adopt && there.state.is_served()) {
             let pipes = self.live().map(|live| &live.pipes);
-            let is_own = pipes.is_some_and(|pipes| pipes.values().any(|pipe| there.pipe == Some(pipe.inode)));
+            let is_own = pipes
+                .is_some_and(|pipes| pipes.values().any(|pipe| there.pipe == Some(pipe.write_end.inode)));
             if !is_own {
                 let server =
                     there.master.map_or("another process".to_owned(), |pid| format!("process {pid}"));
@@ -108,26 +116,79 @@ impl Planner<'_> {
             }
         }
         let parked = self.parked(&mounts);
-        Ok(Item { action, old: None, mounts, keeps_device: true, parked, missing: Vec::new(), group: None })
+        let (old, missing, group, note) = (None, Vec::new(), None, None);
+        Ok(Item { action, old, mounts, keeps_device: true, parked, missing, group, note })
     }
 
     /// Whether a superblock that is there is connected as the image says.
     fn is_right(&self, there: &report::Superblock) -> bool {
-        let pipe = self.live().zip(self.superblock.pipe).and_then(|(live, pipe)| live.pipes.get(&pipe));
         match self.superblock.state {
             State::Catatonic => there.state == State::Catatonic,
-            state => there.state == state && pipe.is_some_and(|pipe| there.pipe == Some(pipe.inode)),
+            state => {
+                there.state == state
+                    && self.pipe().is_some_and(|pipe| there.pipe == Some(pipe.write_end.inode))
+            }
         }
     }
 
+    /// The superblock that is there, if it is served by the successor of a master that does not serve the one of
+    /// the image any more: the same known program, with other pipes.
+    fn served_anyway(&self, found: Device) -> Option<&report::Superblock> {
+        let there = self.there.report.superblock(found).filter(|there| there.state.is_served())?;
+        let kind = self.there.report.process(there.master?)?.kind;
+        let is_successor = self.pipe().is_none() && kind == self.kind() && kind != MasterKind::Unknown;
+        let is_alike = there.options.mount_type == self.superblock.options.mount_type;
+        (is_successor && is_alike && self.superblock.state != State::Catatonic).then_some(there)
+    }
+
+    /// What serves is left as it is.
+    fn left_alone(&self, there: &report::Superblock, mounts: Vec<usize>) -> Item {
+        let server = there.master.and_then(|pid| self.there.report.process(pid));
+        let server =
+            server.map(|process| format!("{}[{}]", process.command, process.pid)).unwrap_or_default();
+        let note = format!(
+            "{} is served by {server} with another pipe than that of {} in the image, and left as it is",
+            self.first_mount_point(&mounts),
+            self.master_name()
+        );
+        let keeps_device = there.device == self.superblock.device;
+        let parked = self.parked(&mounts);
+        let (old, missing, group) = (None, Vec::new(), None);
+        Item { action: Action::Keep, old, mounts, keeps_device, parked, missing, group, note: Some(note) }
+    }
+
+    /// Its master lives, but does not read its pipe any more.
+    fn not_read(&self, mounts: &[usize], is_served_anyway: bool) -> PlanError {
+        let (mount_point, master) = (self.first_mount_point(mounts), self.master_name());
+        if is_served_anyway {
+            return PlanError::ServedSince { mount_point, master };
+        }
+        let target = self.there.report.namespaces.first().map(|namespace| namespace.process);
+        let target = target.filter(|target| *target != Pid::this());
+        let enter = target.map(|pid| format!("nsenter -t {pid} -a ")).unwrap_or_default();
+        let advice = match self.kind().restart(&mount_point) {
+            Some(command) => format!("{enter}{command}"),
+            None => "restart it, and dump again".to_owned(),
+        };
+        PlanError::NotRead { mount_point, master, advice }
+    }
+
     fn live(&self) -> Option<&Live> {
-        self.masters.live.get(self.superblock.master.as_deref()?)
+        self.masters.of(self.superblock)
+    }
+
+    /// The pipe, as its living master reads it.
+    fn pipe(&self) -> Option<&ReadPipe> {
+        self.masters.pipe_of(self.superblock)
+    }
+
+    fn kind(&self) -> MasterKind {
+        let master = self.superblock.master.as_deref().and_then(|id| self.image.master(id));
+        master.map_or(MasterKind::Unknown, |master| master.kind)
     }
 
     fn identity(&self) -> Identity {
-        let kind = self.superblock.master.as_deref().and_then(|id| self.image.master(id));
-        let known =
-            kind.map_or(Identity::Device, |master| master.kind.identity(self.superblock.options.mount_type));
+        let known = self.kind().identity(self.superblock.options.mount_type);
         self.wishes.identity.unwrap_or(known)
     }
 
