@@ -39,6 +39,8 @@ enum Step {
     Catatonic { path: PathBuf, device: Device },
     /// Set its pipe from this process, with a write end cloned from a read end of another
     SetPipe { path: PathBuf, device: Device, master: i32, read_fd: i32 },
+    /// Make it orphaned: its pipe is one whose reader, this process, ends
+    Orphan { path: PathBuf, device: Device },
     /// Set its timeout
     Timeout { path: PathBuf, device: Device, seconds: u64 },
     /// Copy the unread requests of a pipe: prints "bytes COUNT", then one line each
@@ -84,6 +86,12 @@ fn run(step: &Step) -> Result<()> {
         Step::SetPipe { path, device: number, master, read_fd } => {
             let write = write_end(*master, *read_fd)?;
             device.set_pipe(open(&device, path, *number)?.as_fd(), write.as_fd())?;
+        }
+        Step::Orphan { path, device: number } => {
+            let (_read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+            let root = open(&device, path, *number)?;
+            device.make_catatonic(root.as_fd())?;
+            device.set_pipe(root.as_fd(), write.as_fd())?;
         }
         Step::Timeout { path, device: number, seconds } => {
             device.set_timeout(open(&device, path, *number)?.as_fd(), Duration::from_secs(*seconds))?;

@@ -4,7 +4,9 @@
 //! All that is written in it goes to a tmpfs and is gone at the end. It shares the kernel with the test, so the
 //! tools reach it with `-p`, as they reach every container.
 
+pub mod autofs;
 mod cgroups;
+mod holder;
 mod rootfs;
 mod units;
 
@@ -13,6 +15,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use autofs_cr_common::model::Pid;
@@ -20,6 +23,8 @@ use autofs_cr_common::model::Pid;
 use crate::sandbox::{DEADLINE, Finished, Inside, Process, TestCommand, program};
 use cgroups::Cgroups;
 
+pub use autofs::Autofs;
+pub use holder::Holder;
 pub use rootfs::missing;
 pub use units::{Automount, escape};
 
@@ -135,6 +140,31 @@ impl Machine {
     /// Starts a command inside, as a test that lets it run on needs it.
     pub fn spawn<const N: usize>(&self, words: [&str; N]) -> crate::sandbox::Running {
         TestCommand::new(words[0]).args(&words[1..]).inside(self).spawn()
+    }
+
+    /// The pid of a process, as the test sees it, by its pid in the machine.
+    pub fn pid_of(&self, inside: Pid) -> Result<Pid> {
+        let is_it = |pid: &Pid| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            ids.and_then(|ids| ids.split_whitespace().next_back()?.parse::<Pid>().ok()) == Some(inside)
+        };
+        let found = self.processes().into_iter().find(is_it);
+        found.with_context(|| format!("no process {inside} is in the machine"))
+    }
+
+    /// Waits until something is so: for what systemd or automount(8) do when they please.
+    ///
+    /// # Panics
+    /// When it is not so within the usual deadline.
+    #[track_caller]
+    pub fn wait_until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "not in time: {what}\n{}", self.mountinfo());
+            // There is no event for this.
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Ends it now.

@@ -38,10 +38,25 @@ pub fn lasting(text: &str) -> Image {
 /// If one cannot be.
 #[track_caller]
 pub fn make_catatonic(inside: &Inside, image: &str) {
+    each(inside, image, "catatonic");
+}
+
+/// Makes all superblocks of an image orphaned: each has a pipe that nobody reads.
+///
+/// # Panics
+/// If one cannot be.
+#[track_caller]
+pub fn make_orphaned(inside: &Inside, image: &str) {
+    each(inside, image, "orphan");
+}
+
+/// A step of autofs-probe on each mount of an image.
+#[track_caller]
+fn each(inside: &Inside, image: &str, step: &str) {
     for mount in &read_image(image).mounts {
         let (place, device) = (mount.mount_point.to_string(), mount.device.to_string());
         let probe = program("autofs-probe");
-        inside.run([&probe.to_string_lossy(), "catatonic", &place, &device]).assert_success();
+        inside.run([&probe.to_string_lossy(), step, &place, &device]).assert_success();
     }
 }
 

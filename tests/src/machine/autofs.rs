@@ -1,0 +1,88 @@
+//! automount(8) in a machine.
+
+use anyhow::{Context, Result};
+use autofs_cr_common::model::Pid;
+use nix::sys::signal::Signal;
+
+use super::Machine;
+
+/// automount(8), with an indirect map at /ind and a direct one below /dir. The keys `a` and `b` of the
+/// first and `/dir/a` of the second are directories with a file that has their name; the others are tmpfs. `m`
+/// are multi-mounts: what is mounted there has offset triggers of its own.
+pub struct Autofs<'a> {
+    machine: &'a Machine,
+    pid: Pid,
+}
+
+const INDIRECT: &str = "\
+a -fstype=bind :/srv/a
+b -fstype=bind :/srv/b
+t -fstype=tmpfs :tmpfs
+m -fstype=tmpfs / :tmpfs /sub :tmpfs
+hang -fstype=hang :nothing
+";
+
+const DIRECT: &str = "\
+/dir/a -fstype=bind :/srv/a
+/dir/t -fstype=tmpfs :tmpfs
+/dir/m -fstype=tmpfs / :tmpfs /sub1 :tmpfs /sub2 :tmpfs
+/dir/hang -fstype=hang :nothing
+";
+
+/// What mount(8) calls for the type `hang`: it waits until somebody writes to a named pipe.
+const HANG: &str = "#!/bin/sh\nread line </run/hang\nexit 32\n";
+
+impl<'a> Autofs<'a> {
+    /// Writes the maps, and starts the service. `timeout`: the seconds after which what is not used is unmounted.
+    pub fn start(machine: &'a Machine, timeout: u32) -> Result<Self> {
+        write_maps(machine, timeout)?;
+        machine.systemctl(["start", "autofs"]).assert_success();
+        Self::find(machine)
+    }
+
+    /// The service as it runs now.
+    pub fn find(machine: &'a Machine) -> Result<Self> {
+        let inside = machine.property("autofs.service", "MainPID");
+        let pid = machine.pid_of(inside.parse().context("no main pid")?)?;
+        Ok(Self { machine, pid })
+    }
+
+    /// Its pid, as the test sees it.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Has it unmount at once what nobody uses.
+    pub fn expire(&self) -> Result<()> {
+        nix::sys::signal::kill(self.pid.to_nix(), Signal::SIGUSR1).context("signal automount")
+    }
+
+    /// Its pid in the machine, as the images name it.
+    pub fn id(&self) -> String {
+        format!("automount-{}", self.machine.property("autofs.service", "MainPID"))
+    }
+}
+
+/// Writes the maps.
+pub fn write_maps(machine: &Machine, timeout: u32) -> Result<()> {
+    for (path, text) in maps(timeout) {
+        machine.write(path, &text)?;
+    }
+    let hang = machine.outside("/sbin/mount.hang");
+    std::fs::set_permissions(&hang, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    machine.run(["mkfifo", "/run/hang"]).assert_success();
+    Ok(())
+}
+
+/// The files of the maps, with their texts.
+pub fn maps(timeout: u32) -> [(&'static str, String); 6] {
+    let master = format!("/ind /etc/auto.ind --timeout={timeout}\n/- /etc/auto.dir --timeout={timeout}\n");
+    [
+        ("/etc/auto.master", master),
+        ("/etc/auto.ind", INDIRECT.to_owned()),
+        ("/etc/auto.dir", DIRECT.to_owned()),
+        ("/srv/a/file", "a".to_owned()),
+        ("/srv/b/file", "b".to_owned()),
+        ("/sbin/mount.hang", HANG.to_owned()),
+    ]
+}

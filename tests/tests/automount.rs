@@ -1,0 +1,206 @@
+//! automount(8) as the master, with an indirect, a direct and an offset map.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use autofs_cr_common::model::Device;
+use autofs_cr_tests::guard::alone;
+use autofs_cr_tests::machine::autofs::write_maps;
+use autofs_cr_tests::machine::{Autofs, Holder, Machine};
+use autofs_cr_tests::require;
+use autofs_cr_tests::sandbox::images::{dump, lasting, make_catatonic, make_orphaned, read_image};
+use autofs_cr_tests::sandbox::{Finished, Tool};
+
+/// The triggers when `use_everything` has mounted a part of them: the indirect map, four keys of the direct one,
+/// the offsets of two multi-mounts.
+const TRIGGERS: usize = 8;
+
+/// The ids of the mounts at and below a place that are no autofs mounts: what was mounted by automount.
+fn content(machine: &Machine, place: &str) -> BTreeMap<String, String> {
+    let mountinfo = machine.mountinfo();
+    let lines = mountinfo.lines().filter(|line| !line.contains(" - autofs "));
+    let mounts = lines.filter_map(|line| {
+        let mut fields = line.split(' ');
+        let id = fields.next()?.to_owned();
+        Some((fields.nth(3)?.to_owned(), id))
+    });
+    mounts.filter(|(path, _)| path.starts_with(place)).collect()
+}
+
+/// The device number that each descriptor of a process is on whose number is in the list.
+fn device_of(pid: impl std::fmt::Display, fd: i32) -> Result<Device> {
+    let found = rustix::fs::stat(PathBuf::from(format!("/proc/{pid}/fd/{fd}")))?;
+    Ok(Device { major: rustix::fs::major(found.st_dev), minor: rustix::fs::minor(found.st_dev) })
+}
+
+/// `autofs-dump PLACE | autofs-restore --replace | autofs-fixup`
+fn replace(machine: &Machine, image: &str) -> (Finished, Finished) {
+    Tool::restore().target(machine).arg("--replace").stdin(image).pipe(Tool::fixup())
+}
+
+/// Nothing is mounted below a place any more.
+fn wait_until_expired(machine: &Machine, place: &str) {
+    machine.wait_until(&format!("{place} expires"), || content(machine, place).is_empty());
+}
+
+#[test]
+fn an_indirect_map_is_replaced_with_keys_mounted() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Ptrace, Machine);
+    let _alone = alone();
+    let machine = Machine::boot()?;
+    let automount = Autofs::start(&machine, 2)?;
+    let user = Holder::start(&machine, "/ind/a/file")?;
+    machine.touch("/ind/t")?;
+    let before = content(&machine, "/ind/a");
+    let image = Tool::dump().target(&machine).arg("/ind").run().assert_success().stdout;
+    let superblock = read_image(&image).superblocks.remove(0);
+    let control = superblock.control_fds.first().context("automount has a control fd")?.fd;
+    let line = machine.mount_line("/ind").context("it is there")?;
+
+    let (restored, fixed) = replace(&machine, &image);
+    restored.assert_success().assert_stderr_contains("create 1");
+    fixed.assert_success().assert_stderr_contains("connected 1 mount of 1 master");
+
+    assert_ne!(machine.mount_line("/ind").as_deref(), Some(line.as_str()), "it is another mount");
+    assert_eq!(device_of(automount.pid(), control)?, superblock.device);
+    assert_eq!(content(&machine, "/ind/a"), before, "keys stay");
+    assert_eq!(machine.read("/ind/a/file")?, "a");
+    assert_eq!(machine.read("/ind/b/file")?, "b");
+    machine.touch("/ind/m/sub")?;
+    assert_eq!(user.read()?, "a", "a file stays open");
+    wait_until_expired(&machine, "/ind");
+    assert_eq!(machine.read("/ind/b/file")?, "b");
+    machine.assert_nothing_blocked();
+    machine.assert_no_errors();
+    machine.close()
+}
+
+/// What is there of /dir and /ind, with an open file, a multi-mount and one key on each; the file's content comes
+/// by the holder.
+fn use_everything(machine: &Machine) -> Result<Holder> {
+    let user = Holder::start(machine, "/dir/a/file")?;
+    for place in ["/dir/m/sub1", "/ind/m/sub", "/ind/a"] {
+        machine.touch(place)?;
+    }
+    Ok(user)
+}
+
+/// All of it serves: what was mounted is as it was `before`, new keys are mounted, and all expires.
+fn check_that_all_serves(
+    machine: &Machine,
+    automount: &Autofs<'_>,
+    user: Holder,
+    before: &BTreeMap<String, String>,
+) -> Result<()> {
+    assert_eq!(&content(machine, "/dir"), before);
+    assert_eq!(user.read()?, "a");
+    assert_eq!(machine.read("/dir/a/file")?, "a");
+    for place in ["/dir/t", "/dir/m/sub2", "/ind/t"] {
+        machine.touch(place)?;
+    }
+    assert_eq!(machine.read("/ind/b/file")?, "b");
+    automount.expire()?;
+    wait_until_expired(machine, "/ind");
+    wait_until_expired(machine, "/dir");
+    assert_eq!(machine.read("/dir/a/file")?, "a");
+    machine.touch("/ind/m/sub")?;
+    machine.assert_nothing_blocked();
+    machine.assert_no_errors();
+    Ok(())
+}
+
+#[test]
+fn triggers_that_turned_catatonic_are_adopted_in_place() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Ptrace, Machine);
+    let _alone = alone();
+    let machine = Machine::boot()?;
+    let automount = Autofs::start(&machine, 300)?;
+    let user = use_everything(&machine)?;
+    let image = dump(&machine);
+    make_catatonic(&machine, &image);
+    let before = content(&machine, "/dir");
+
+    let (restored, fixed) = Tool::restore().target(&machine).stdin(image).pipe(Tool::fixup());
+    restored.assert_success().assert_stderr_contains(&format!("adopt {TRIGGERS}"));
+    let connected = format!("connected {TRIGGERS} mounts of 1 master");
+    fixed.assert_success().assert_stderr_contains(&connected);
+
+    check_that_all_serves(&machine, &automount, user, &before)?;
+    machine.close()
+}
+
+#[test]
+fn triggers_that_were_orphaned_are_adopted_in_place() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Ptrace, Machine);
+    let _alone = alone();
+    let machine = Machine::boot()?;
+    let automount = Autofs::start(&machine, 300)?;
+    let user = use_everything(&machine)?;
+    let image = dump(&machine);
+    make_orphaned(&machine, &image);
+    let before = content(&machine, "/dir");
+
+    let (restored, fixed) = Tool::restore().target(&machine).stdin(image).pipe(Tool::fixup());
+    restored.assert_success().assert_stderr_contains(&format!("adopt {TRIGGERS}"));
+    fixed.assert_success();
+
+    check_that_all_serves(&machine, &automount, user, &before)?;
+    machine.close()
+}
+
+#[test]
+fn direct_triggers_are_not_replaced() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Machine);
+    let machine = Machine::boot()?;
+    let _automount = Autofs::start(&machine, 300)?;
+    machine.touch("/dir/m/sub1")?;
+    let before = machine.mountinfo();
+
+    for image in [dump(&machine), Tool::dump().target(&machine).arg("/dir/m/sub2").run().stdout] {
+        let restored = Tool::restore().target(&machine).arg("--replace").stdin(image).run();
+        let restored =
+            restored.assert_code(1).assert_stderr_contains("compares the inode number of its mount");
+        restored.assert_stderr_contains("leave out --replace");
+    }
+    assert_eq!(machine.mountinfo(), before);
+    machine.touch("/dir/m/sub2")?;
+    machine.close()
+}
+
+#[test]
+fn one_that_a_script_started_is_connected_in_its_group() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Ptrace, Machine);
+    let _alone = alone();
+    let machine = Machine::boot()?;
+    write_maps(&machine, 300)?;
+    // Not in a session of its own: its group's leader is the shell.
+    let mut script = machine.spawn(["sh", "-c", "automount --foreground & wait"]);
+    let leader = script.process().pid_inside()?;
+    machine.wait_until("automount serves", || machine.autofs_lines().len() == 5);
+    machine.touch("/dir/m/sub1")?;
+    machine.touch("/ind/a")?;
+    let image = dump(&machine);
+    let master = read_image(&image).masters.remove(0);
+    assert_eq!(master.pgrp, Some(leader), "{image}");
+    assert_ne!(master.pid, Some(leader), "{image}");
+    make_catatonic(&machine, &image);
+
+    let (restored, fixed) = Tool::restore().target(&machine).stdin(&*image).pipe(Tool::fixup());
+    restored.assert_success().assert_stderr_contains("adopt 7");
+    fixed.assert_success();
+    assert_eq!(lasting(&dump(&machine)), lasting(&image));
+    machine.touch("/dir/m/sub2")?;
+    assert_eq!(machine.read("/ind/b/file")?, "b");
+
+    // The indirect map is made anew, in the group that is not named by its master.
+    let image = Tool::dump().target(&machine).arg("/ind").run().assert_success().stdout;
+    let (restored, fixed) = replace(&machine, &image);
+    restored.assert_success();
+    fixed.assert_success();
+    machine.touch("/ind/t")?;
+    machine.assert_nothing_blocked();
+    machine.close()
+}
