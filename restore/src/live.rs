@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::AsFd;
 
-use autofs_cr_common::doc::Image;
 use autofs_cr_common::doc::image::{End, Master, Superblock};
+use autofs_cr_common::doc::{Image, Report};
 use autofs_cr_common::model::Pid;
 use autofs_cr_common::pipe::WriteEnd;
 use autofs_cr_common::proc::{Descriptors, Proc, ProcessDir, Target};
@@ -54,8 +54,8 @@ impl Masters {
     }
 }
 
-/// Looks for the image's masters in the pid namespace with this inode number.
-pub fn find(proc: &Proc, image: &Image, pid_namespace: u64) -> io::Result<Masters> {
+/// Looks for the image's masters in the pid namespace with this inode number. The report is of what is there.
+pub fn find(proc: &Proc, image: &Image, pid_namespace: u64, there: &Report) -> io::Result<Masters> {
     let wanted: HashMap<Pid, &Master> =
         image.masters.iter().filter_map(|master| Some((master.pid?, master))).collect();
     let mut masters = Masters::default();
@@ -67,7 +67,7 @@ pub fn find(proc: &Proc, image: &Image, pid_namespace: u64) -> io::Result<Master
         let Some(master) = own_id(&process, pid_namespace).and_then(|own_id| wanted.get(&own_id)) else {
             continue;
         };
-        match examine(&process, pid, master) {
+        match examine(&process, pid, master, |pipe| serves_others(image, master, pipe, there)) {
             Ok(live) => drop(masters.live.insert(master.id.clone(), live)),
             Err(doubt) => {
                 masters.doubts.push(format!("process {pid} is not taken for master {}: {doubt}", master.id));
@@ -93,11 +93,32 @@ enum Doubt {
     Name(String, String),
     #[error("it has none of the pipes, and its descriptor {0} is no read end of a pipe")]
     NoReadEnd(i32),
+    #[error("it serves mounts that are not those of the image")]
+    ServesOthers,
     #[error("it cannot be looked at: {0}")]
     Unreadable(#[from] io::Error),
 }
 
-fn examine(process: &ProcessDir, pid: Pid, master: &Master) -> Result<Live, Doubt> {
+/// Whether a pipe that is at the number of one of the image's is that of a mount which the image does not have.
+/// Then the process is the same program somewhere else, with mounts of its own.
+fn serves_others(image: &Image, master: &Master, (inode, of_image): (u64, u64), there: &Report) -> bool {
+    let is_own = |device| {
+        image.superblocks.iter().any(|superblock| {
+            let is_same = superblock.device == device && superblock.pipe == Some(of_image);
+            is_same && superblock.master.as_deref() == Some(&*master.id)
+        })
+    };
+    there.superblocks.iter().any(|found| found.pipe == Some(inode) && !is_own(found.device))
+}
+
+/// `serves_others` says of a pipe of the process and the one of the image that it is taken for whether it is
+/// another one.
+fn examine(
+    process: &ProcessDir,
+    pid: Pid,
+    master: &Master,
+    serves_others: impl Fn((u64, u64)) -> bool,
+) -> Result<Live, Doubt> {
     // Opened first: what is read below is of the same process if the pidfd is still alive at the end.
     let pidfd = open_pidfd(pid)?;
     let stat = process.stat()?;
@@ -109,6 +130,9 @@ fn examine(process: &ProcessDir, pid: Pid, master: &Master) -> Result<Live, Doub
     // A process that was restored has other pipes, at the same numbers. One that has any of the pipes was not.
     if pipes.is_empty() && master.kind.can_be_started() {
         pipes = by_number(&descriptors, master)?;
+        if pipes.iter().any(|(&of_image, pipe)| serves_others((pipe.write_end.inode, of_image))) {
+            return Err(Doubt::ServesOthers);
+        }
     }
     let own_group = process.status()?.group_ids.last().and_then(|&group| Pid::try_from(group).ok());
     if !is_alive(pidfd.as_fd()) {

@@ -33,7 +33,8 @@ pub struct Survey {
 pub fn of_process(proc: &Proc, pid: Pid, image: &Image) -> anyhow::Result<Survey> {
     let target = Target::open(pid)?;
     let report = scan(proc, Scope::Of(pid))?;
-    let masters = live::find(proc, image, target.pid_namespace()).context("cannot look for the masters")?;
+    let masters =
+        live::find(proc, image, target.pid_namespace(), &report).context("cannot look for the masters")?;
     let numbers = numbers(proc, image, &report, Some(&target))?;
     let parkings = parked::find(proc, &target).context("cannot look for what a killed restore left")?;
     Ok(Survey { target: Some(target), report, parkings, masters, numbers })

@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use autofs_cr_common::model::Device;
 use autofs_cr_tests::guard::alone;
-use autofs_cr_tests::machine::autofs::write_maps;
-use autofs_cr_tests::machine::{Autofs, Holder, Machine};
+use autofs_cr_tests::machine::autofs::{write_maps, write_maps_below};
+use autofs_cr_tests::machine::{Autofs, Automount, Holder, Machine, overlay};
 use autofs_cr_tests::require;
 use autofs_cr_tests::sandbox::images::{dump, lasting, make_catatonic, make_orphaned, read_image};
-use autofs_cr_tests::sandbox::{Finished, Tool};
+use autofs_cr_tests::sandbox::{Finished, Sandbox, Tool, program};
 
 /// The triggers when `use_everything` has mounted a part of them: the indirect map, four keys of the direct one,
 /// the offsets of two multi-mounts.
@@ -203,4 +203,55 @@ fn one_that_a_script_started_is_connected_in_its_group() -> Result<()> {
     machine.touch("/ind/t")?;
     machine.assert_nothing_blocked();
     machine.close()
+}
+
+#[test]
+fn it_is_moved_to_fresh_namespaces() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Machine);
+    let _alone = alone();
+    let machine = Machine::boot()?;
+    let _automount = Autofs::start(&machine, 300)?;
+    assert_eq!(machine.read("/ind/a/file")?, "a");
+    let image = dump(&machine);
+    machine.close()?;
+
+    let sandbox = Sandbox::new()?;
+    let root = overlay(&sandbox)?;
+    write_maps_below(&sandbox.outside(&root), 300)?;
+    for place in ["ind", "dir/a", "dir/t", "dir/m", "dir/hang"] {
+        sandbox.mkdir(PathBuf::from("root").join(place))?;
+    }
+    // The tools have to be in the new root.
+    let programs = program("autofs-fixup").parent().context("no directory")?.to_owned();
+    let inside = sandbox.mkdir(PathBuf::from("root/opt"))?;
+    sandbox.run(["mount", "--bind", &programs.to_string_lossy(), &inside.to_string_lossy()]).assert_success();
+    // It is ready when it has gone into the background.
+    let script = "\
+        /opt/autofs-fixup --exec -- automount --dont-check-daemon || exit 90
+        cat /ind/a/file /ind/b/file /dir/a/file || exit 91
+        ls /dir/m/sub1 /ind/m/sub >/dev/null || exit 92
+        /opt/autofs-inspect --check || exit 93
+        exit 42";
+    let restore = Tool::restore().inside(&sandbox).args(["--init", "--root"]).arg(&root).stdin(image);
+    let restored = restore.args(["--", "sh", "-c", script]).run();
+    let restored = restored.assert_code(42).assert_stderr_contains("create 5; all is connected");
+    restored.assert_stdout_contains("aba");
+    sandbox.close()
+}
+
+#[test]
+fn what_serves_in_another_machine_already_is_left_as_it_is() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Machine);
+    let _alone = alone();
+    let [one, other] = [Machine::boot()?, Machine::boot()?];
+    let _automounts = (Autofs::start(&one, 300)?, Autofs::start(&other, 300)?);
+    let _units =
+        (Automount::start(&one, "/data", "/srv/a", 0)?, Automount::start(&other, "/data", "/srv/a", 0)?);
+    let image = dump(&one);
+    let before = other.mountinfo();
+    let restored = Tool::restore().target(&other).stdin(image).run().assert_success();
+    restored.assert_stderr_contains("keep 6").assert_stderr_contains("/data is served by systemd[");
+    assert_eq!(other.mountinfo(), before);
+    one.close()?;
+    other.close()
 }

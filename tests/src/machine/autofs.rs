@@ -1,8 +1,13 @@
 //! automount(8) in a machine.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use autofs_cr_common::model::Pid;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 
 use super::Machine;
 
@@ -63,26 +68,31 @@ impl<'a> Autofs<'a> {
     }
 }
 
-/// Writes the maps.
+/// Writes the maps of a machine.
 pub fn write_maps(machine: &Machine, timeout: u32) -> Result<()> {
-    for (path, text) in maps(timeout) {
-        machine.write(path, &text)?;
-    }
-    let hang = machine.outside("/sbin/mount.hang");
-    std::fs::set_permissions(&hang, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    machine.run(["mkfifo", "/run/hang"]).assert_success();
-    Ok(())
+    write_maps_below(&machine.outside("/"), timeout)
 }
 
-/// The files of the maps, with their texts.
-pub fn maps(timeout: u32) -> [(&'static str, String); 6] {
+/// Writes the maps below a root directory.
+pub fn write_maps_below(root: &Path, timeout: u32) -> Result<()> {
+    for (path, text) in maps(timeout) {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().context("no directory")?)?;
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    fs::set_permissions(root.join("sbin/mount.hang"), fs::Permissions::from_mode(0o755))?;
+    nix::unistd::mkfifo(&root.join("run/hang"), Mode::S_IRWXU).context("make /run/hang")
+}
+
+/// The files of the maps, with their texts, as from the root directory.
+fn maps(timeout: u32) -> [(&'static str, String); 6] {
     let master = format!("/ind /etc/auto.ind --timeout={timeout}\n/- /etc/auto.dir --timeout={timeout}\n");
     [
-        ("/etc/auto.master", master),
-        ("/etc/auto.ind", INDIRECT.to_owned()),
-        ("/etc/auto.dir", DIRECT.to_owned()),
-        ("/srv/a/file", "a".to_owned()),
-        ("/srv/b/file", "b".to_owned()),
-        ("/sbin/mount.hang", HANG.to_owned()),
+        ("etc/auto.master", master),
+        ("etc/auto.ind", INDIRECT.to_owned()),
+        ("etc/auto.dir", DIRECT.to_owned()),
+        ("srv/a/file", "a".to_owned()),
+        ("srv/b/file", "b".to_owned()),
+        ("sbin/mount.hang", HANG.to_owned()),
     ]
 }

@@ -25,7 +25,7 @@ use cgroups::Cgroups;
 
 pub use autofs::Autofs;
 pub use holder::Holder;
-pub use rootfs::missing;
+pub use rootfs::{missing, overlay};
 pub use units::{Automount, escape};
 
 /// Prints nothing, joins the control groups that are its first argument, and becomes the rest in a mount
