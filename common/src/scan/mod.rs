@@ -152,8 +152,12 @@ fn read_error(proc: &Proc, file: &str, source: io::Error) -> ScanError {
 /// A number of processes that may not be looked into, for people.
 fn processes(count: usize) -> String {
     let plural = if count == 1 { "" } else { "es" };
-    let advice = if nix::unistd::geteuid().is_root() { "" } else { " of other users (root may see them)" };
-    format!("{count} process{plural}{advice}")
+    format!("{count} process{plural}{}", advice())
+}
+
+/// Whose they are that may not be looked into, if they can be said to be anyone's.
+fn advice() -> &'static str {
+    if nix::unistd::geteuid().is_root() { "" } else { " of other users (root may see them)" }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::collections::hash_map::Entry;
 use std::io;
 use std::rc::Rc;
 
+use super::advice;
 use super::asked;
 use super::holders::Holders;
 use super::memory::Memory;
@@ -183,21 +184,17 @@ impl<'a> Search<'a> {
     fn hidden(&self) -> Vec<String> {
         let mut hidden = Vec::new();
         if self.unseen > 0 {
-            hidden.push(format!("for what {} wait that are blocked", threads(self.unseen)));
+            hidden.push(format!("what keeps {} blocked{}", count(self.unseen, "thread"), advice()));
         }
         if self.unseen_roles > 0 {
+            let waiters = count(self.unseen_roles, "thread");
             hidden.push(format!(
-                "in which role {} wait in autofs: stacks are for root",
-                threads(self.unseen_roles)
+                "which part {waiters} blocked in autofs have: kernel stacks are for root alone"
             ));
         }
         hidden.extend(self.memory.hidden());
         hidden
     }
-}
-
-fn threads(number: usize) -> String {
-    count(number, "thread")
 }
 
 fn is_autofs(function: &[u8]) -> bool {
