@@ -63,7 +63,8 @@ const CALLS: &[(libc::c_long, &[Name])] = &[
     (libc::SYS_llistxattr, &[Path(0)]),
     (libc::SYS_removexattr, &[Path(0)]),
     (libc::SYS_lremovexattr, &[Path(0)]),
-    (libc::SYS_mount, &[Path(1)]),
+    // The source may be no path at all.
+    (libc::SYS_mount, &[Path(1), Path(0)]),
     (libc::SYS_umount2, &[Path(0)]),
     (libc::SYS_pivot_root, &[Path(0), Path(1)]),
     (libc::SYS_open_tree, &[At(0, 1)]),
