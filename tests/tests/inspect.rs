@@ -327,7 +327,7 @@ fn start_blocked(command: TestCommand) -> Running {
 }
 
 /// The part that a waiter has, on what, and for what.
-fn wait_of<'a>(report: &Report, sandbox: &Sandbox, waiter: &'a Waiter) -> (WaiterRole, String, String) {
+fn wait_of(report: &Report, sandbox: &Sandbox, waiter: &Waiter) -> (WaiterRole, String, String) {
     let inside = |path: &Path| match path.strip_prefix(sandbox.work()) {
         Ok(inside) => inside.display().to_string(),
         Err(_) => path.display().to_string(),
@@ -379,10 +379,10 @@ fn who_asked_first_and_who_joined_are_told_apart_before_and_after_the_request_is
     for option in ["--ignore-requests", "--swallow"] {
         let sandbox = Sandbox::new()?;
         let mut master = sandbox.master(MasterOptions::new().direct("d").indirect("i").arg(option))?;
-        let first = [start_blocked(sandbox.command("cat").arg(sandbox.path("i/key")))]
-            .into_iter()
-            .chain([start_blocked(sandbox.command("cat").arg(sandbox.path("d/below")))]);
-        let mut first: Vec<Running> = first.collect();
+        let mut first = [
+            start_blocked(sandbox.command("cat").arg(sandbox.path("i/key"))),
+            start_blocked(sandbox.command("cat").arg(sandbox.path("d/below"))),
+        ];
         let mut joined = [
             start_blocked(sandbox.command("ls").arg(sandbox.path("i/key"))),
             start_blocked(sandbox.command("stat").arg(sandbox.path("d"))),
@@ -634,8 +634,8 @@ fn another_user_sees_only_its_own_waiters_and_is_told_so() -> Result<()> {
     assert_eq!((waiter.role, waiter.uid), (WaiterRole::Unknown, 65534));
     assert!(waiter.path.as_deref().is_none_or(|path| *path == *sandbox.path("i/other")), "{waiter:?}");
     let hidden = report.hidden.join("\n");
-    assert!(hidden.contains("what keeps 1 thread blocked of other users"), "{hidden}");
-    assert!(hidden.contains("which part 1 thread"), "{hidden}");
+    assert!(hidden.contains("what keeps 1 thread of other users (root may see them) blocked"), "{hidden}");
+    assert!(hidden.contains("whether 1 thread in autofs asked first"), "{hidden}");
     Ok(())
 }
 
