@@ -15,10 +15,10 @@ use crate::child::{Child, ask};
 use crate::model::Pid;
 
 /// How long one read may take: most take some microseconds.
-const DEADLINE: Duration = Duration::from_secs(1);
+const DEADLINE: Duration = Duration::from_millis(500);
 
 /// How often a child is lost to a page that does not come before nothing more is read.
-const MOST_LOST: usize = 3;
+const MOST_LOST: usize = 6;
 
 /// The longest path that a system call takes, with its end (PATH_MAX).
 const LONGEST: usize = 4096;
