@@ -12,7 +12,7 @@ mod tool;
 mod touch;
 mod world;
 
-pub use blocked::{Blocked, assert_no_leaks, blocked_in_autofs};
+pub use blocked::{Blocked, assert_no_leaks, blocked_in_autofs, wait_until_blocked};
 pub use inside::Inside;
 pub use link::End;
 pub use masters::{Counters, Master, MasterOptions, MountReport, Report};
