@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 
 /// A small autofs daemon for tests. Prints "ready" when it serves. Reads commands from standard
-/// input: "report", "expire PATH", "quit".
+/// input: "report", "expire PATH", "serve", "quit".
 #[derive(Debug, Parser)]
 #[command(args_override_self = true)]
 pub struct Cli {
@@ -87,7 +87,7 @@ pub struct Cli {
     /// Never read: requests stay in the pipe
     #[arg(long)]
     pub ignore_requests: bool,
-    /// Read requests, and never answer
+    /// Read requests, and do not answer until the command "serve"
     #[arg(long)]
     pub swallow: bool,
 }

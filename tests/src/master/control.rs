@@ -65,6 +65,10 @@ fn command(shared: &Shared, line: &str) {
             say(&serde_json::to_string(&report).unwrap_or_else(|error| format!("error: {error}")));
         }
         ("expire", path) => expire(shared, path),
+        ("serve", "") => {
+            lock(shared).serve();
+            say("serving");
+        }
         ("quit", "") => std::process::exit(0),
         _ => say(&format!("error: unknown command '{line}'")),
     }

@@ -78,6 +78,11 @@ impl Daemon {
         self._write_ends = write_ends;
     }
 
+    /// Answers from now on.
+    pub fn serve(&mut self) {
+        self.swallow = false;
+    }
+
     /// What it holds and has counted.
     pub fn report(&self) -> Report {
         let mounts = self.mounts.iter().map(|mount| MountReport {

@@ -169,6 +169,14 @@ impl Master {
         }
     }
 
+    /// Has it answer from now on, where it was started with `--swallow`.
+    pub fn serve(&mut self) -> Result<()> {
+        self.say("serve")?;
+        let said = self.hear(DEADLINE)?;
+        anyhow::ensure!(said == "serving", "the master said '{said}'");
+        Ok(())
+    }
+
     /// Fails when it was disturbed: a hang-up, an interrupted call, an ignored request, an error.
     ///
     /// # Panics
