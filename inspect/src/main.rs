@@ -5,6 +5,7 @@ mod check;
 mod cli;
 mod notes;
 mod table;
+mod waiting;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -34,6 +35,9 @@ fn run(cli: &Cli) -> Result<Exit> {
         return check(cli, &report, voice);
     }
     notes::tell(&report, voice);
+    if cli.format() == Format::Table {
+        notes::tell_of_waiters(&report, voice);
+    }
     let mut output = open_output(cli)?;
     write(cli, &report, &mut output)?;
     output.finish()?;

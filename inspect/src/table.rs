@@ -1,10 +1,13 @@
 //! The table for people.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 
 use autofs_cr_common::doc::Report;
-use autofs_cr_common::doc::report::{Mount, Superblock};
-use autofs_cr_common::model::State;
+use autofs_cr_common::doc::report::{Mount, Superblock, Waiter};
+use autofs_cr_common::model::{Device, State};
+
+use crate::waiting;
 
 /// A row of the table.
 struct Row<'a> {
@@ -13,6 +16,8 @@ struct Row<'a> {
     superblock: &'a Superblock,
     /// What is mounted on it.
     content: &'a [String],
+    /// How many processes wait on its superblock.
+    waiters: usize,
 }
 
 /// A column: its head, and what it shows of a row.
@@ -23,12 +28,13 @@ struct Column {
 
 const NAMESPACE: Column = Column { head: "NAMESPACE", show: |row| row.mount.namespace.to_string() };
 
-const COLUMNS: [Column; 6] = [
+const COLUMNS: [Column; 7] = [
     Column { head: "MOUNT POINT", show: |row| row.mount.mount_point.to_string() },
     Column { head: "TYPE", show: |row| row.superblock.options.mount_type.to_string() },
     STATE,
     Column { head: "MASTER", show: master },
     Column { head: "CONTENT", show: |row| content(row.content) },
+    Column { head: "WAITERS", show: |row| or_dash((row.waiters > 0).then(|| row.waiters.to_string())) },
     Column { head: "PIPE", show: |row| or_dash(row.superblock.pipe.map(|pipe| pipe.to_string())) },
 ];
 
@@ -39,7 +45,9 @@ const STATE_HEAD: &str = "STATE";
 pub fn write(report: &Report, colour: bool, out: &mut impl Write) -> io::Result<()> {
     let columns = columns(report);
     let content = content_by_parent(report);
-    let rows: Vec<Row<'_>> = report.mounts.iter().filter_map(|mount| row(report, mount, &content)).collect();
+    let waiters = waiting::by_device(report);
+    let rows: Vec<Row<'_>> =
+        report.mounts.iter().filter_map(|mount| row(report, mount, &content, &waiters)).collect();
     if rows.is_empty() {
         return Ok(());
     }
@@ -58,7 +66,7 @@ fn columns(report: &Report) -> Vec<&'static Column> {
     namespace.into_iter().chain(&COLUMNS).collect()
 }
 
-type ContentOf = std::collections::HashMap<u64, Vec<String>>;
+type ContentOf = HashMap<u64, Vec<String>>;
 
 fn content_by_parent(report: &Report) -> ContentOf {
     let mut by_parent = ContentOf::new();
@@ -69,10 +77,16 @@ fn content_by_parent(report: &Report) -> ContentOf {
     by_parent
 }
 
-fn row<'a>(report: &'a Report, mount: &'a Mount, content: &'a ContentOf) -> Option<Row<'a>> {
+fn row<'a>(
+    report: &'a Report,
+    mount: &'a Mount,
+    content: &'a ContentOf,
+    waiters: &HashMap<Device, Vec<&Waiter>>,
+) -> Option<Row<'a>> {
     let superblock = report.superblock(mount.device)?;
     let content = content.get(&mount.id).map_or(&[][..], Vec::as_slice);
-    Some(Row { report, mount, superblock, content })
+    let waiters = waiters.get(&mount.device).map_or(0, Vec::len);
+    Some(Row { report, mount, superblock, content, waiters })
 }
 
 fn master(row: &Row<'_>) -> String {

@@ -50,6 +50,7 @@ pub fn of_fresh(proc: &Proc, image: &Image) -> anyhow::Result<Survey> {
         mounts: Vec::new(),
         content: Vec::new(),
         requests: Vec::new(),
+        waiters: Vec::new(),
     };
     let numbers = numbers(proc, image, &report, None)?;
     Ok(Survey { target: None, report, parkings: Vec::new(), masters: Masters::default(), numbers })

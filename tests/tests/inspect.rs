@@ -1,7 +1,9 @@
 //! autofs-inspect on the real kernel.
 
 use anyhow::{Context, Result};
-use autofs_cr_common::doc::report::{Access, Mount, Process, RequestKind, Superblock, Within};
+use autofs_cr_common::doc::report::{
+    Access, Mount, Process, RequestKind, Superblock, Waiter, WaiterRole, Within,
+};
 use autofs_cr_common::doc::{self, Report};
 use autofs_cr_common::model::{MountType, Pid, State};
 use autofs_cr_tests::require;
@@ -299,6 +301,35 @@ fn a_request_that_waits_is_shown_and_not_touched() -> Result<()> {
     assert!(known.iter().any(|mount| mount.inode == root.inode), "the inode is that of the root");
     for touch in [on_key, on_root] {
         assert!(touch.kill().is_err());
+    }
+    Ok(())
+}
+
+/// The only thread that waits.
+#[track_caller]
+fn only_waiter(report: &Report) -> &Waiter {
+    let [waiter] = report.waiters.as_slice() else { panic!("one waiter: {:?}", report.waiters) };
+    waiter
+}
+
+#[test]
+fn who_waits_is_named_with_its_mount_and_what_it_asked_for() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::new()?;
+    let options = MasterOptions::new().direct("d").indirect("i").arg("--ignore-requests");
+    let _master = sandbox.master(options)?;
+    assert_eq!(inspect(&sandbox).waiters, []);
+    for (name, on) in [("i/a key", "i"), ("d", "d")] {
+        let mut touch = sandbox.touch_in_background(sandbox.path(name));
+        touch.wait_until_blocked();
+        let report = inspect(&sandbox);
+        let waiter = only_waiter(&report);
+        assert_eq!((waiter.pid, waiter.tid), (touch.pid(), touch.pid()), "{name}");
+        assert_eq!((waiter.role, waiter.uid), (WaiterRole::First, 0), "{name}");
+        assert_eq!(waiter.device, Some(find(&report, &sandbox, on).1.device), "{name}");
+        assert_eq!(waiter.path.as_deref(), Some(&*sandbox.path(name)), "{name}");
+        assert!(touch.kill().is_err());
+        assert_eq!(inspect(&sandbox).waiters, [], "{name}");
     }
     Ok(())
 }

@@ -30,6 +30,10 @@ pub struct Report {
     pub content: Vec<Content>,
     /// Requests that no process has read yet, by pipe, in the order of the pipe.
     pub requests: Vec<Request>,
+    /// The threads that wait for a master, by process and thread. Absent in a report that was made before there was
+    /// such a list.
+    #[serde(default)]
+    pub waiters: Vec<Waiter>,
 }
 
 impl Kind for Report {
@@ -268,7 +272,51 @@ pub enum RequestKind {
     Expire,
 }
 
+/// A thread that waits in autofs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Waiter {
+    /// Its process, for the writer of the report.
+    pub pid: Pid,
+    /// The thread, likewise; the same number as `pid` in the first thread of a process.
+    pub tid: Pid,
+    /// When the thread started, in clock ticks since boot: with `tid` it names one thread for good.
+    pub start_time: u64,
+    /// The name of the thread (/proc/PID/task/TID/comm).
+    pub command: TextPath,
+    /// Its user.
+    pub uid: u32,
+    /// What it waits for.
+    pub role: WaiterRole,
+    /// The superblock that it waits on; absent if that could not be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<Device>,
+    /// What it asked for, as it would name it: an absolute path from its own root directory; absent if that could
+    /// not be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<TextPath>,
+}
+
+/// What a thread waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WaiterRole {
+    /// For the answer to the request that it made: it was the first to ask.
+    First,
+    /// For the answer to a request that another one made.
+    Joined,
+    /// For the end of an expire, its own or another's.
+    Expire,
+    /// It waits in autofs, and for what was not visible.
+    Unknown,
+}
+
 impl Report {
+    /// The threads that wait on this superblock.
+    pub fn waiters_on(&self, device: Device) -> impl Iterator<Item = &Waiter> {
+        self.waiters.iter().filter(move |waiter| waiter.device == Some(device))
+    }
+
     /// The process with this id, if the report has it.
     pub fn process(&self, pid: Pid) -> Option<&Process> {
         self.processes.binary_search_by_key(&pid, |process| process.pid).ok().map(|at| &self.processes[at])

@@ -12,6 +12,8 @@ pub struct Stat {
     pub state: u8,
     /// The process group, for the reader; 0 or below if it is not visible.
     pub group: i32,
+    /// How many threads its process has.
+    pub threads: u64,
     /// When the process started, in clock ticks since boot.
     pub start_time: u64,
 }
@@ -30,6 +32,7 @@ impl Stat {
             command: TextPath::from_bytes(command.to_vec()),
             state: *field(3)?.first()?,
             group: std::str::from_utf8(field(5)?).ok()?.parse().ok()?,
+            threads: parse_number(field(20)?)?,
             start_time: parse_number(field(22)?)?,
         })
     }
@@ -38,17 +41,27 @@ impl Stat {
     pub fn is_dead(&self) -> bool {
         matches!(self.state, b'Z' | b'X')
     }
+
+    /// It waits, and only what it waits for or SIGKILL ends that.
+    pub fn is_blocked(&self) -> bool {
+        self.state == b'D'
+    }
 }
 
-/// From /proc/PID/status: ids from the reader's pid namespace down to the process's own.
+/// From /proc/PID/status: ids from the reader's pid namespace down to the process's own. In the directory of a
+/// thread (/proc/PID/task/TID/status) `ids` are those of the thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// The ids of the process.
+    /// The ids of the process or thread.
     pub ids: Vec<u32>,
+    /// The ids of the process, in the directory of a thread too.
+    pub process_ids: Vec<u32>,
     /// The ids of its process group; 0 where it is not visible.
     pub group_ids: Vec<u32>,
     /// The ids of its session; 0 where it is not visible.
     pub session_ids: Vec<u32>,
+    /// The real user id, for the reader.
+    pub uid: Option<u32>,
 }
 
 impl Status {
@@ -56,7 +69,12 @@ impl Status {
     pub fn parse(text: &[u8]) -> Option<Self> {
         let mut status = Self::default();
         for line in text.split(|&byte| byte == b'\n') {
+            if let Some(value) = line.strip_prefix(b"Uid:") {
+                status.uid = numbers(value)?.first().copied();
+                continue;
+            }
             let (list, value) = match line {
+                [b'N', b'S', b't', b'g', b'i', b'd', b':', value @ ..] => (&mut status.process_ids, value),
                 [b'N', b'S', b'p', b'i', b'd', b':', value @ ..] => (&mut status.ids, value),
                 [b'N', b'S', b'p', b'g', b'i', b'd', b':', value @ ..] => (&mut status.group_ids, value),
                 [b'N', b'S', b's', b'i', b'd', b':', value @ ..] => (&mut status.session_ids, value),
@@ -103,9 +121,10 @@ mod tests {
 
     #[test]
     fn status_gives_the_ids_of_every_level() {
-        let text = b"Name:\tx\nNStgid:\t9\t2\nNSpid:\t9\t2\nNSpgid:\t9\t2\nNSsid:\t4\t0\nVmPeak:\t 1 kB\n";
+        let text = b"Name:\tx\nUid:\t7\t0\t0\t0\nNStgid:\t8\t1\nNSpid:\t9\t2\nNSpgid:\t9\t2\nNSsid:\t4\t0\nVmPeak:\t 1 kB\n";
         let status = Status::parse(text).expect("valid");
-        assert_eq!(status, Status { ids: vec![9, 2], group_ids: vec![9, 2], session_ids: vec![4, 0] });
+        assert_eq!((status.ids, status.process_ids, status.uid), (vec![9, 2], vec![8, 1], Some(7)));
+        assert_eq!((status.group_ids, status.session_ids), (vec![9, 2], vec![4, 0]));
         assert_eq!(Status::parse(b"Name:\tx\n"), None);
         assert_eq!(Status::parse(b"NSpid:\t-1\n"), None);
     }

@@ -8,6 +8,7 @@ mod absence;
 mod descriptors;
 mod facts;
 pub mod mountinfo;
+mod thread;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -21,6 +22,7 @@ use crate::model::Pid;
 pub use absence::{Absence, absence};
 pub use descriptors::{Descriptors, FdInfo, Target};
 pub use facts::{Stat, Status};
+pub use thread::Syscall;
 
 /// Bytes of directory entries that are read at once.
 const DIRECTORY_BUFFER: usize = 16 * 1024;

@@ -43,6 +43,12 @@ impl Holders {
         self.unseen.iter().filter(|unseen| unseen.depth >= depth).count()
     }
 
+    /// The process with this id, if it holds something.
+    pub fn process(&self, pid: Pid) -> Option<&Process> {
+        let at = self.processes.binary_search_by_key(&pid, |process| process.pid).ok()?;
+        self.processes.get(at)
+    }
+
     /// The processes that hold the read end of a pipe.
     pub fn readers_of(&self, pipe: u64) -> impl Iterator<Item = &Process> {
         self.readers.get(&pipe).into_iter().flatten().map(|&at| &self.processes[at])

@@ -6,14 +6,18 @@
 //! | 2. who holds which end of the pipes, and control fds | `holders.rs` | `fd`, `fdinfo`, `status`, `stat` |
 //! | 3. the state of each superblock | `judge.rs` | `stat` of all, where something is not served |
 //! | 4. requests that wait unread | `requests.rs` | the pipes themselves, by tee(2) |
+//! | 5. who waits, on which mount, for what | `waiters.rs`, `asked.rs`, `memory.rs` | `stat` of all threads; of those that wait in autofs `wchan`, `stack`, `syscall`, `status`, `mountinfo`, and the path in their memory |
 //!
 //! Nothing here walks a path onto a mount: a touch starts a mount and can hang for ever.
 
+mod asked;
 mod holders;
 mod judge;
+mod memory;
 mod requests;
 mod tables;
 mod tree;
+mod waiters;
 
 use std::io;
 
@@ -111,6 +115,14 @@ fn look(proc: &Proc, scope: Scope) -> Result<Report, ScanError> {
     let holders = holders::find(proc, &pids, reader, &tables);
     let judged = judge::judge(proc, &pids, &tables, &holders, &mut hidden);
     let requests = requests::waiting(proc, &holders, &mut hidden);
+    let scene = waiters::Scene {
+        proc,
+        tables: &tables,
+        superblocks: &judged,
+        holders: &holders,
+        requests: &requests,
+    };
+    let waiters = waiters::find(&scene, &pids, reader, &mut hidden);
     Ok(Report {
         format: Format::CURRENT,
         hidden,
@@ -120,6 +132,7 @@ fn look(proc: &Proc, scope: Scope) -> Result<Report, ScanError> {
         mounts: tables.mounts,
         content: tables.content,
         requests,
+        waiters,
     })
 }
 

@@ -62,6 +62,7 @@ fn report(superblocks: Vec<report::Superblock>, mounts: Vec<Mount>, content: Vec
         mounts,
         content,
         requests: Vec::new(),
+        waiters: Vec::new(),
     }
 }
 
