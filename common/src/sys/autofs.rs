@@ -59,6 +59,16 @@ pub fn setpipefd_argument(mount: RawFd, pipe: RawFd) -> [u8; HEADER_SIZE] {
     Argument { descriptor: mount, words: [pipe as u32, 0] }.encode(HEADER_SIZE)
 }
 
+/// The ioctl request number of `AUTOFS_DEV_IOCTL_CATATONIC`, for a call that is made inside another
+/// process.
+pub const CATATONIC_REQUEST: u64 = Command::Catatonic.request();
+
+/// The argument of `AUTOFS_DEV_IOCTL_CATATONIC`, for a call that is made inside another process, whose
+/// descriptor it names.
+pub fn catatonic_argument(mount: RawFd) -> [u8; HEADER_SIZE] {
+    Argument { descriptor: mount, words: [0, 0] }.encode(HEADER_SIZE)
+}
+
 /// The ioctl request number of `AUTOFS_DEV_IOCTL_OPENMOUNT`, for a call that is made inside another
 /// process.
 pub const OPENMOUNT_REQUEST: u64 = Command::OpenMount.request();
