@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -364,14 +364,14 @@ fn window_size(terminal: &OwnedFd) -> String {
 }
 
 /// FIONREAD writes how much is unread, which here is the number of a descriptor that is open already.
-fn open_known_number<'fd>(batch: &mut Batch<'fd>, pipe: &'fd PipeReader) {
+fn open_known_number<'fd>(batch: &mut Batch<'fd>, pipe: &'fd OwnedFd) {
     let received = batch.receive(pipe.as_fd());
     batch.open(received, libc::FIONREAD, Data::new((-1i32).to_ne_bytes()), 0);
 }
 
-fn pipe_with(bytes: usize) -> (PipeReader, PipeWriter) {
-    let (reader, mut writer) = std::io::pipe().unwrap();
-    writer.write_all(&vec![0; bytes]).unwrap();
+fn pipe_with(bytes: usize) -> (OwnedFd, OwnedFd) {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    assert_eq!(rustix::io::write(&writer, &vec![0; bytes]).unwrap(), bytes);
     (reader, writer)
 }
 
