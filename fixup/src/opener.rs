@@ -36,7 +36,7 @@ enum Order {
 
 /// The errors of an answer, one for each that was asked for: 0 for those that were opened, whose
 /// descriptors come with it.
-type Answer = Vec<i32>;
+pub type Answer = Vec<i32>;
 
 /// Opens mounts at places that are known before.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl<'a> Opener<'a> {
 
     /// Whether the directories above these places can be walked to without blocking.
     pub fn reaches(&mut self, places: &[usize]) -> anyhow::Result<Vec<bool>> {
-        if self.ask(&Order::Parents(places.to_vec()))?.is_some() {
+        if places.is_empty() || self.ask(&Order::Parents(places.to_vec()))?.is_some() {
             return Ok(vec![true; places.len()]);
         }
         places.iter().map(|&one| Ok(self.ask(&Order::Parents(vec![one]))?.is_some())).collect()
@@ -152,10 +152,8 @@ impl<'a> Opener<'a> {
                 Order::Roots(wanted) => wanted.into_iter().map(|wanted| self.open_one(wanted)).collect(),
                 Order::Parents(places) => places.into_iter().map(|place| self.walk_above(place)).collect(),
             };
-            let errors: Answer =
-                opened.iter().map(|one| one.as_ref().err().map_or(0, |&e| e as i32)).collect();
             let fds: Vec<_> = opened.iter().flatten().map(AsFd::as_fd).collect();
-            channel.send(&errors, &fds)?;
+            channel.send(&errors(&opened), &fds)?;
         }
     }
 
@@ -185,7 +183,13 @@ pub fn places(segment: &Segment) -> impl Iterator<Item = &TextPath> {
     segment.superblocks().iter().map(|superblock| &superblock.mount_point)
 }
 
-fn pair(errors: Answer, fds: Vec<OwnedFd>) -> anyhow::Result<Vec<Result<OwnedFd, Errno>>> {
+/// What is sent of these besides the descriptors.
+pub fn errors(opened: &[Result<OwnedFd, Errno>]) -> Answer {
+    opened.iter().map(|one| one.as_ref().err().map_or(0, |&errno| errno as i32)).collect()
+}
+
+/// The reverse of [`errors`].
+pub fn pair(errors: Answer, fds: Vec<OwnedFd>) -> anyhow::Result<Vec<Result<OwnedFd, Errno>>> {
     let mut fds = fds.into_iter();
     let mut next = || fds.next().context("a descriptor is missing");
     errors
