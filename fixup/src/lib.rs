@@ -10,17 +10,21 @@
 //! | 5. connect | `live/connect.rs`, `live/control.rs`, [`remote`] | the master is stopped, makes the calls itself, and goes on |
 //! | 6. verify | `live/verify.rs` | mountinfo tells what came of it; the segment is told |
 //!
-//! With `--exec` stages 3 to 6 are in `exec.rs`: this process becomes the master.
+//! With `--exec` stages 3 to 6 are in `exec.rs`: this process becomes the master. With `--free` the stages are those
+//! of `free.rs`.
 #![forbid(unsafe_code)]
 
 pub mod cli;
 mod device;
 mod errno;
 mod exec;
+mod free;
+mod inside;
 mod live;
 mod mounts;
 mod opener;
 pub mod remote;
+mod root;
 pub mod run;
 mod show;
 mod side_by_side;

@@ -6,6 +6,7 @@
 
 mod connect;
 mod control;
+mod open;
 mod process;
 mod verify;
 
@@ -26,7 +27,7 @@ use nix::errno::Errno;
 
 use crate::errno;
 use crate::mounts::Mounts;
-use crate::opener::Opener;
+use crate::opener::{Opener, Wanted, places};
 use crate::remote::{Session, Stopped};
 use crate::watch::{Watch, select};
 pub use process::{Process, find};
@@ -91,7 +92,7 @@ fn work(
         device,
         voice,
         pipes,
-        opener: Opener::new(watch.segment, device, Some(&target)),
+        opener: Opener::new(places(watch.segment), device, Some(&target)),
         most: descriptor_limit(),
         process,
         tally,
@@ -213,13 +214,13 @@ impl Live<'_> {
     /// go of.
     fn connect(&mut self, held: &BTreeMap<usize, Vec<End>>, mut ready: Vec<usize>) -> anyhow::Result<()> {
         ready.truncate(self.most);
-        let mut opened = self.open(&ready)?;
-        if held.is_empty() && opened.is_empty() {
+        let (mut opened, blocked) = self.open(&ready)?;
+        if held.is_empty() && opened.is_empty() && blocked.is_empty() {
             return Ok(());
         }
         self.opener.allow_fork(false)?;
         let pidfd = self.process.pidfd().try_clone_to_owned().context("cannot copy a descriptor")?;
-        let result = self.in_one_stop(pidfd.as_fd(), held, &mut opened);
+        let result = self.in_one_stop(pidfd.as_fd(), held, &mut opened, &blocked);
         self.opener.allow_fork(true)?;
         match result {
             Ok(()) => self.verify(opened),
@@ -236,11 +237,13 @@ impl Live<'_> {
         pidfd: std::os::fd::BorrowedFd<'_>,
         held: &BTreeMap<usize, Vec<End>>,
         opened: &mut Vec<Opened>,
+        blocked: &[Wanted],
     ) -> anyhow::Result<()> {
         let deadline = self.watch.step(STEP);
         let stopped = Stopped::attach(pidfd, deadline).context("cannot stop it")?;
         let mut session = stopped.start(deadline).context("cannot run system calls in it")?;
-        let result = self.replace_held(&mut session, held, opened);
+        let result = self.open_inside(&mut session, blocked, opened);
+        let result = result.and_then(|()| self.replace_held(&mut session, held, opened));
         let result = result.and_then(|()| self.send(&mut session, opened));
         let put_back = if held.is_empty() { Ok(()) } else { self.put_back(&mut session, held) };
         let finished = session.finish(self.watch.step(STEP)).context("cannot leave it");
@@ -264,8 +267,9 @@ impl Live<'_> {
         self.await_new(held)?;
         let known: Vec<usize> = opened.iter().map(|one| one.index).collect();
         let made: Vec<usize> = self.ready()?.into_iter().filter(|index| !known.contains(index)).collect();
-        opened.extend(self.open(&made)?);
-        Ok(())
+        let (made, blocked) = self.open(&made)?;
+        opened.extend(made);
+        self.open_inside(session, &blocked, opened)
     }
 
     /// Waits until restore has made the superblocks in the place of those that were let go of. The master is
@@ -291,57 +295,5 @@ impl Live<'_> {
             }
             self.watch.wait(seen)?;
         }
-    }
-
-    /// Opens superblocks, and claims them. One that cannot be opened is given up.
-    fn open(&mut self, indices: &[usize]) -> anyhow::Result<Vec<Opened>> {
-        if indices.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mounts = Mounts::read(self.process.dir())?;
-        let mut wanted = Vec::with_capacity(indices.len());
-        for &index in indices {
-            let superblock = &self.segment().superblocks()[index];
-            match mounts.device_of(superblock) {
-                Some(device) => wanted.push((index, device)),
-                None => {
-                    let error = anyhow::Error::from(Errno::ENOENT)
-                        .context(format!("no autofs mount with device {} is there", superblock.device));
-                    self.fail(index, &error)?;
-                }
-            }
-        }
-        let roots = self.opener.open(&wanted)?;
-        let mut opened = Vec::with_capacity(wanted.len());
-        for ((index, device), root) in wanted.into_iter().zip(roots) {
-            match self.examine(index, device, root, &mounts) {
-                Ok(one) => opened.push(one),
-                Err(error) => self.fail(index, &error)?,
-            }
-        }
-        let created = self.select(|progress| progress == Progress::Created)?;
-        let claimed = opened.iter().map(|one| one.index).filter(|index| created.binary_search(index).is_ok());
-        self.segment().advance_all(claimed, Progress::Claimed)?;
-        Ok(opened)
-    }
-
-    /// What is to be done with a superblock that was, or could not be, opened.
-    fn examine(
-        &self,
-        index: usize,
-        device: Device,
-        root: Result<OwnedFd, Errno>,
-        mounts: &Mounts,
-    ) -> anyhow::Result<Opened> {
-        let superblock = &self.segment().superblocks()[index];
-        let root = match root {
-            Ok(root) => root,
-            // The way to it may be blocked by a request that nobody answers; the master's descriptor is not.
-            Err(errno) => control::copy_of(&self.process, superblock, device).ok_or(errno).with_context(
-                || "cannot open the mount (a request that nobody answers may wait there, or on the way)",
-            )?,
-        };
-        let controls = control::open_ones(&self.process, superblock, mounts, Some(device))?;
-        Ok(Opened { index, device, root, controls })
     }
 }

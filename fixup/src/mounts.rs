@@ -1,9 +1,10 @@
 //! The autofs mounts that a process sees.
 
 use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Context;
-use autofs_cr_common::model::{Device, KernelPipe, SuperOptions};
+use autofs_cr_common::model::{Device, KernelPipe, SuperOptions, TextPath};
 use autofs_cr_common::proc::{ProcessDir, mountinfo};
 use autofs_cr_common::segment::Superblock;
 
@@ -33,6 +34,27 @@ impl Mounts {
     /// The superblocks that are mounted at the place of this one, the lowest first.
     pub fn at(&self, superblock: &Superblock) -> &[Device] {
         self.at.get(superblock.mount_point.as_bytes()).map_or(&[], Vec::as_slice)
+    }
+
+    /// A place of a superblock: this one if it is there, else the first.
+    pub fn place_of(&self, device: Device, preferred: &TextPath) -> Option<TextPath> {
+        let is_at = |place: &[u8]| self.at.get(place).is_some_and(|there| there.contains(&device));
+        if is_at(preferred.as_bytes()) {
+            return Some(preferred.clone());
+        }
+        let first = self.at.keys().filter(|place| is_at(place)).min()?;
+        Some(TextPath::from_bytes(first.clone()))
+    }
+
+    /// Whether a process of this group can walk to a place without waiting on an autofs mount: each on
+    /// the way has that group, or is catatonic.
+    pub fn let_pass(&self, group: i32, place: &TextPath) -> bool {
+        let passes = |device: &Device| {
+            let options = self.options.get(device);
+            options.is_some_and(|found| found.pipe == KernelPipe::None || (group > 0 && found.pgrp == group))
+        };
+        let on_the_way = place.ancestors().filter_map(|above| self.at.get(above.as_os_str().as_bytes()));
+        on_the_way.flatten().all(passes)
     }
 
     /// What the kernel says of a superblock.

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use autofs_cr_common::channel::{Channel, ChannelError};
 use autofs_cr_common::child::Child;
-use autofs_cr_common::model::Device;
+use autofs_cr_common::model::{Device, TextPath};
 use autofs_cr_common::segment::Segment;
 use autofs_cr_common::sys::autofs::ControlDevice;
 use autofs_cr_common::target::Target;
 use nix::errno::Errno;
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
 
 /// How many descriptors come in one message.
 const AT_ONCE: usize = 250;
@@ -20,17 +22,26 @@ const AT_ONCE: usize = 250;
 /// How long a message may take. Opening a mount takes some microseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A superblock to open: its index in the segment, and its device.
+/// A superblock to open: the index of its place, and its device.
 pub type Wanted = (usize, Device);
 
-/// The errors of an answer, one for each superblock: 0 for those that were opened, whose descriptors
-/// come with it.
-type Answer = Vec<i32>;
+/// What the child shall do.
+#[derive(Debug, Serialize, Deserialize)]
+enum Order {
+    /// Open these mounts.
+    Roots(Vec<Wanted>),
+    /// Walk to the directories above these places.
+    Parents(Vec<usize>),
+}
 
-/// Opens mounts at the places that the segment names.
+/// The errors of an answer, one for each that was asked for: 0 for those that were opened, whose
+/// descriptors come with it.
+pub type Answer = Vec<i32>;
+
+/// Opens mounts at places that are known before.
 #[derive(Debug)]
 pub struct Opener<'a> {
-    segment: &'a Segment,
+    places: Vec<&'a TextPath>,
     device: &'a ControlDevice,
     /// Whose mount namespace and root directory; `None` for those of this process.
     target: Option<&'a Target>,
@@ -40,8 +51,12 @@ pub struct Opener<'a> {
 
 impl<'a> Opener<'a> {
     /// One without a child yet.
-    pub fn new(segment: &'a Segment, device: &'a ControlDevice, target: Option<&'a Target>) -> Self {
-        Self { segment, device, target, child: None, may_fork: true }
+    pub fn new(
+        places: impl IntoIterator<Item = &'a TextPath>,
+        device: &'a ControlDevice,
+        target: Option<&'a Target>,
+    ) -> Self {
+        Self { places: places.into_iter().collect(), device, target, child: None, may_fork: true }
     }
 
     /// Whether a child may be forked when one is needed. Not while a session is open: it would keep the
@@ -54,16 +69,16 @@ impl<'a> Opener<'a> {
         Ok(())
     }
 
-    /// Opens mounts, each with its own result.
+    /// Opens mounts, each with its own result; ETIMEDOUT where that blocks.
     pub fn open(&mut self, wanted: &[Wanted]) -> anyhow::Result<Vec<Result<OwnedFd, Errno>>> {
         let mut all = Vec::with_capacity(wanted.len());
         for part in wanted.chunks(AT_ONCE) {
-            match self.ask(part)? {
+            match self.roots(part)? {
                 Some(opened) => all.extend(opened),
                 // One of them blocks. Which one shows when they are opened one by one.
                 None => {
                     for one in part {
-                        all.extend(self.ask(&[*one])?.unwrap_or_else(|| vec![Err(Errno::ETIMEDOUT)]));
+                        all.extend(self.roots(&[*one])?.unwrap_or_else(|| vec![Err(Errno::ETIMEDOUT)]));
                     }
                 }
             }
@@ -71,17 +86,41 @@ impl<'a> Opener<'a> {
         Ok(all)
     }
 
-    /// Has the child open some mounts; `None` if that blocked.
-    fn ask(&mut self, wanted: &[Wanted]) -> anyhow::Result<Option<Vec<Result<OwnedFd, Errno>>>> {
+    /// The same, where each that blocks costs time and there is another way: ETIMEDOUT also for those that
+    /// were asked for together with it.
+    pub fn open_together(&mut self, wanted: &[Wanted]) -> anyhow::Result<Vec<Result<OwnedFd, Errno>>> {
+        let mut all = Vec::with_capacity(wanted.len());
+        for part in wanted.chunks(AT_ONCE) {
+            let opened = self.roots(part)?;
+            all.extend(opened.unwrap_or_else(|| part.iter().map(|_| Err(Errno::ETIMEDOUT)).collect()));
+        }
+        Ok(all)
+    }
+
+    /// Whether the directories above these places can be walked to without blocking.
+    pub fn reaches(&mut self, places: &[usize]) -> anyhow::Result<Vec<bool>> {
+        if places.is_empty() || self.ask(&Order::Parents(places.to_vec()))?.is_some() {
+            return Ok(vec![true; places.len()]);
+        }
+        places.iter().map(|&one| Ok(self.ask(&Order::Parents(vec![one]))?.is_some())).collect()
+    }
+
+    fn roots(&mut self, wanted: &[Wanted]) -> anyhow::Result<Option<Vec<Result<OwnedFd, Errno>>>> {
+        let answer = self.ask(&Order::Roots(wanted.to_vec()))?;
+        answer.map(|(errors, fds)| pair(errors, fds)).transpose()
+    }
+
+    /// Has the child do something; `None` if that blocked.
+    fn ask(&mut self, order: &Order) -> anyhow::Result<Option<(Answer, Vec<OwnedFd>)>> {
         if self.child.is_none() && !self.may_fork {
             return Ok(None);
         }
         let answer = {
             let child = self.child()?;
-            child.send(&wanted, &[]).and_then(|()| child.receive(Some(Instant::now() + PATIENCE)))
+            child.send(order, &[]).and_then(|()| child.receive(Some(Instant::now() + PATIENCE)))
         };
         match answer {
-            Ok((errors, fds)) => Ok(Some(pair(errors, fds)?)),
+            Ok(answer) => Ok(Some(answer)),
             Err(ChannelError::TimedOut) => {
                 self.child = None;
                 Ok(None)
@@ -104,28 +143,53 @@ impl<'a> Opener<'a> {
             target.enter_mounts().with_context(|| format!("cannot enter the mounts of {}", target.pid()))?;
         }
         loop {
-            let wanted: Vec<Wanted> = match channel.receive(None) {
-                Ok((wanted, _)) => wanted,
+            let order: Order = match channel.receive(None) {
+                Ok((order, _)) => order,
                 Err(ChannelError::Closed) => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
-            let opened: Vec<_> = wanted.iter().map(|wanted| self.open_one(*wanted)).collect();
-            let errors: Answer =
-                opened.iter().map(|one| one.as_ref().err().map_or(0, |&e| e as i32)).collect();
+            let opened: Vec<_> = match order {
+                Order::Roots(wanted) => wanted.into_iter().map(|wanted| self.open_one(wanted)).collect(),
+                Order::Parents(places) => places.into_iter().map(|place| self.walk_above(place)).collect(),
+            };
             let fds: Vec<_> = opened.iter().flatten().map(AsFd::as_fd).collect();
-            channel.send(&errors, &fds)?;
+            channel.send(&errors(&opened), &fds)?;
         }
     }
 
     fn open_one(&self, (index, device): Wanted) -> Result<OwnedFd, Errno> {
-        let superblock = self.segment.superblocks().get(index).ok_or(Errno::EINVAL)?;
-        let path = CString::new(superblock.mount_point.as_bytes()).map_err(|_| Errno::EINVAL)?;
+        let place = self.places.get(index).ok_or(Errno::EINVAL)?;
+        let path = CString::new(place.as_bytes()).map_err(|_| Errno::EINVAL)?;
         let opened = self.device.open_mount(&path, device);
         opened.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
     }
+
+    /// Never gives a descriptor: only whether it ends is asked for.
+    fn walk_above(&self, index: usize) -> Result<OwnedFd, Errno> {
+        let above = self.places.get(index).and_then(|place| place.parent()).ok_or(Errno::EINVAL)?;
+        let walked = rustix::fs::open(above, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        Err(walked.map_or_else(|error| Errno::from_raw(error.raw_os_error()), |_| Errno::UnknownErrno))
+    }
 }
 
-fn pair(errors: Answer, fds: Vec<OwnedFd>) -> anyhow::Result<Vec<Result<OwnedFd, Errno>>> {
+/// Whether a request that is pending on a mount may be what keeps it from being opened. The wait of a
+/// process that the master's pid namespace cannot see fails at once.
+pub fn may_be_pending(errno: Errno) -> bool {
+    matches!(errno, Errno::ETIMEDOUT | Errno::ENOENT)
+}
+
+/// The places of a segment's superblocks.
+pub fn places(segment: &Segment) -> impl Iterator<Item = &TextPath> {
+    segment.superblocks().iter().map(|superblock| &superblock.mount_point)
+}
+
+/// What is sent of these besides the descriptors.
+pub fn errors(opened: &[Result<OwnedFd, Errno>]) -> Answer {
+    opened.iter().map(|one| one.as_ref().err().map_or(0, |&errno| errno as i32)).collect()
+}
+
+/// The reverse of [`errors`].
+pub fn pair(errors: Answer, fds: Vec<OwnedFd>) -> anyhow::Result<Vec<Result<OwnedFd, Errno>>> {
     let mut fds = fds.into_iter();
     let mut next = || fds.next().context("a descriptor is missing");
     errors

@@ -13,14 +13,15 @@ use autofs_cr_common::target::open_pidfd;
 use crate::cli::Arguments;
 use crate::side_by_side::{self, Summary};
 use crate::source::Source;
-use crate::{TOOL, device, exec, live, show};
+use crate::{TOOL, device, exec, free, live, show};
 
 /// Runs the tool.
 pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
-    match (arguments.exec, arguments.pid) {
-        (true, _) => exec::run(arguments),
-        (false, Some(pid)) => one(arguments, pid),
-        (false, None) => all(arguments),
+    match (arguments.exec, arguments.free, arguments.pid) {
+        (true, _, _) => exec::run(arguments),
+        (_, true, _) => free::run(arguments),
+        (_, _, Some(pid)) => one(arguments, pid),
+        (_, _, None) => all(arguments),
     }
 }
 

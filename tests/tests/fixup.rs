@@ -17,7 +17,8 @@ use autofs_cr_common::proc::Proc;
 use autofs_cr_common::segment::{self, Outcome, Owner, Plan, Progress, Segment, Superblock};
 use autofs_cr_tests::require;
 use autofs_cr_tests::sandbox::{
-    DEADLINE, Finished, Master, MasterOptions, MountReport, Report, Sandbox, TestCommand, Tool, program,
+    DEADLINE, Finished, Master, MasterOptions, MountReport, Report, Sandbox, TestCommand, Tool, TouchError,
+    program,
 };
 use nix::errno::Errno;
 
@@ -50,6 +51,15 @@ impl World {
 
     /// Makes the master's mounts catatonic, and adds them to the plan.
     fn cut_off(&mut self, id: &str, master: &mut Master) -> Result<Report> {
+        let report = self.adopt(id, master)?;
+        for mount in &report.mounts {
+            self.catatonic(mount);
+        }
+        Ok(report)
+    }
+
+    /// Adds the master's mounts to the plan as they are.
+    fn adopt(&mut self, id: &str, master: &mut Master) -> Result<Report> {
         let report = master.report()?;
         self.add(id, &report)?;
         let process = segment::Process { pid: master.pid(), start_time: start_time(master.pid())? };
@@ -60,9 +70,6 @@ impl World {
         for fd in read_fds(&report) {
             let path = format!("/proc/{}/fd/{fd}", master.pid());
             self.write_ends.push(File::options().write(true).open(path)?);
-        }
-        for mount in &report.mounts {
-            self.catatonic(mount);
         }
         Ok(report)
     }
@@ -798,6 +805,41 @@ fn a_mount_that_hangs_fails_alone() -> Result<()> {
     assert_eq!(owner.progress(1), Ok(Progress::Connected));
     world.sandbox.touch(world.path("d"))?;
     master.assert_undisturbed();
+    Ok(())
+}
+
+/// A walk to such a mount blocks for all but the master, so the master itself opens it.
+#[test]
+fn a_direct_mount_with_a_pending_request_is_connected() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    for style in [MasterOptions::like_systemd, MasterOptions::like_automount] {
+        let mut world = World::new()?;
+        let options = style(three()).arg("--swallow");
+        let mut master = world.master(options)?;
+        let report = world.adopt("m", &mut master)?;
+        world.plan.superblocks.iter_mut().for_each(|superblock| superblock.control_fds.clear());
+        let touches: Vec<_> = THREE.map(|name| world.sandbox.touch_in_background(world.path(name))).into();
+        let touches = touches.into_iter().map(|mut touch| {
+            touch.wait_until_blocked();
+            touch
+        });
+        let touches: Vec<_> = touches.collect();
+        let before = Traces::at_rest(master.pid())?;
+        let owner = world.publish()?;
+        world.fixup(&owner).run().assert_success();
+        assert_connected(&owner);
+        before.assert_left_by(master.pid())?;
+        for touch in touches {
+            assert_eq!(touch.join(), Err(TouchError::Errno(Errno::ENOENT)));
+        }
+        world.sandbox.assert_nothing_blocked();
+        master.serve()?;
+        for name in THREE {
+            world.sandbox.read(world.path(name).join("served-by"))?;
+        }
+        master.assert_undisturbed();
+        assert_eq!(read_fds(&master.report()?), read_fds(&report));
+    }
     Ok(())
 }
 

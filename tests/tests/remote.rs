@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -361,6 +361,45 @@ fn window_size(terminal: &OwnedFd) -> String {
     let output =
         Command::new("stty").arg("size").stdin(terminal.try_clone().unwrap()).output().unwrap().stdout;
     String::from_utf8(output).unwrap().trim().to_owned()
+}
+
+/// FIONREAD writes how much is unread, which here is the number of a descriptor that is open already.
+fn open_known_number<'fd>(batch: &mut Batch<'fd>, pipe: &'fd OwnedFd) {
+    let received = batch.receive(pipe.as_fd());
+    batch.open(received, libc::FIONREAD, Data::new((-1i32).to_ne_bytes()), 0);
+}
+
+fn pipe_with(bytes: usize) -> (OwnedFd, OwnedFd) {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    assert_eq!(rustix::io::write(&writer, &vec![0; bytes]).unwrap(), bytes);
+    (reader, writer)
+}
+
+#[test]
+fn what_a_call_opens_comes_to_the_engine_and_is_closed_in_the_process() {
+    let mut target = Target::start("serve", Some(libc::SYS_read));
+    let mut before = target.descriptors();
+    let pidfd = target.pidfd();
+    let (reader, _writer) = pipe_with(KNOWN_NUMBER as usize);
+    let mut session = start(&pidfd);
+    let mut batch = Batch::new();
+    // A call that fails, one that opens, and one whose number is none that is open any more.
+    let received = batch.receive(reader.as_fd());
+    batch.open(received, 0, Data::new((-1i32).to_ne_bytes()), 0);
+    open_known_number(&mut batch, &reader);
+    open_known_number(&mut batch, &reader);
+    let opened = session.run(&batch, deadline()).unwrap();
+    let paths = opened.iter().map(|one| {
+        let one = one.as_ref()?;
+        fs::read_link(format!("/proc/self/fd/{}", one.as_raw_fd())).ok()
+    });
+    assert_eq!(paths.collect::<Vec<_>>(), [None, Some(PathBuf::from("/dev/null")), None]);
+    before.remove(&KNOWN_NUMBER);
+    assert_eq!(session.run(&Batch::new(), deadline()).unwrap().len(), 0);
+    session.finish(deadline()).unwrap();
+    assert_eq!(target.descriptors(), before);
+    byte(&mut target);
+    assert_eq!(target.line(), "result=1 handled=0 changed=");
 }
 
 #[test]

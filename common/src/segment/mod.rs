@@ -331,6 +331,12 @@ impl Owner {
         }
     }
 
+    /// Takes the name away, where only children of this process are to find it: by what this gives.
+    pub fn hide(&self) -> io::Result<Locator> {
+        self.name.unlink()?;
+        Ok(Locator::Process(self.maker, self.segment.watch.as_raw_fd().unsigned_abs()))
+    }
+
     /// Tells the fixups how it ended.
     pub fn finish(&self, outcome: Outcome) -> Result<(), ProgressError> {
         let word = &self.words[layout::OUTCOME];

@@ -77,6 +77,16 @@ fn wait_until(segment: &Segment, mut done: impl FnMut() -> bool) {
 }
 
 #[test]
+fn a_hidden_segment_is_found_through_its_makers_descriptor_alone() {
+    let owner = Segment::create(&plan()).expect("a segment");
+    let locator = owner.hide().expect("hidden");
+    assert!(Segment::open(&Locator::Name(owner.name().clone())).is_err());
+    let segment = Segment::open(&locator).expect("opened");
+    assert_eq!(segment.coordinator(), owner.coordinator());
+    assert!(segment.coordinator_lives().expect("a lock"));
+}
+
+#[test]
 fn what_was_published_is_read_back() {
     let owner = create();
     let segment = open(&owner).expect("an open segment");

@@ -59,6 +59,33 @@ pub fn setpipefd_argument(mount: RawFd, pipe: RawFd) -> [u8; HEADER_SIZE] {
     Argument { descriptor: mount, words: [pipe as u32, 0] }.encode(HEADER_SIZE)
 }
 
+/// The ioctl request number of `AUTOFS_DEV_IOCTL_CATATONIC`, for a call that is made inside another
+/// process.
+pub const CATATONIC_REQUEST: u64 = Command::Catatonic.request();
+
+/// The argument of `AUTOFS_DEV_IOCTL_CATATONIC`, for a call that is made inside another process, whose
+/// descriptor it names.
+pub fn catatonic_argument(mount: RawFd) -> [u8; HEADER_SIZE] {
+    Argument { descriptor: mount, words: [0, 0] }.encode(HEADER_SIZE)
+}
+
+/// The ioctl request number of `AUTOFS_DEV_IOCTL_OPENMOUNT`, for a call that is made inside another
+/// process.
+pub const OPENMOUNT_REQUEST: u64 = Command::OpenMount.request();
+
+/// Where the kernel writes the number of the new descriptor into the argument of
+/// `AUTOFS_DEV_IOCTL_OPENMOUNT`. It leaves it alone when the call fails.
+pub const OPENED_AT: usize = 12;
+
+/// The argument of `AUTOFS_DEV_IOCTL_OPENMOUNT`: the mount with this device at `path`.
+pub fn openmount_argument(path: &CStr, device: Device) -> Vec<u8> {
+    let path = path.to_bytes_with_nul();
+    let size = HEADER_SIZE + path.len();
+    let mut bytes = Argument { descriptor: -1, words: [device.encode(), 0] }.encode(size).to_vec();
+    bytes.extend_from_slice(path);
+    bytes
+}
+
 /// The fixed part of `struct autofs_dev_ioctl`.
 struct Argument {
     descriptor: RawFd,
@@ -123,10 +150,7 @@ impl ControlDevice {
     /// This walks the path: it **blocks** while a request is pending on a direct root. Call it only
     /// where that is excluded, or in a [`crate::child`] with a deadline.
     pub fn open_mount(&self, path: &CStr, device: Device) -> io::Result<OwnedFd> {
-        let path = path.to_bytes_with_nul();
-        let size = HEADER_SIZE + path.len();
-        let mut buffer = Argument { descriptor: -1, words: [device.encode(), 0] }.encode(size).to_vec();
-        buffer.extend_from_slice(path);
+        let mut buffer = openmount_argument(path, device);
         let answer = self.ioctl(Command::OpenMount, &mut buffer)?;
         // SAFETY: OPENMOUNT succeeded, so the kernel put a new descriptor (close-on-exec) into this
         // process's table that nothing else knows of.

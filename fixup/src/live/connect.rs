@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 
-use anyhow::{Context, bail};
-use autofs_cr_common::sys::autofs::{SETPIPEFD_REQUEST, setpipefd_argument};
+use anyhow::bail;
+use autofs_cr_common::sys::autofs::{
+    CATATONIC_REQUEST, SETPIPEFD_REQUEST, catatonic_argument, setpipefd_argument,
+};
 
 use super::{Live, Opened, STEP};
 use crate::remote::{Batch, Data, Received, Session};
@@ -32,12 +34,6 @@ impl Live<'_> {
                 count = (part.len() * 3 / 4).max(1);
                 continue;
             }
-            // Right before, as nothing is served from here on until the batch has run.
-            for one in part {
-                self.device
-                    .make_catatonic(one.root.as_fd())
-                    .with_context(|| format!("cannot make superblock {} catatonic", one.device))?;
-            }
             session.run(&batch, self.watch.step(STEP))?;
             self.check_controls(part)?;
             rest = &rest[part.len()..];
@@ -54,6 +50,9 @@ impl Live<'_> {
             let Some(Some(pipe)) = self.pipes.get(number) else { bail!("pipe {number} is not open") };
             let pipe = *pipes.entry(number).or_insert_with(|| batch.receive(pipe.fd.as_fd()));
             let root = batch.receive(one.root.as_fd());
+            // By the same batch, so that nobody can end in between: without a pipe nothing is served.
+            let argument = Data::new(catatonic_argument(UNKNOWN)).with_number(MOUNT_AT, root);
+            batch.ioctl(device, CATATONIC_REQUEST, argument);
             let argument = Data::new(setpipefd_argument(UNKNOWN, UNKNOWN))
                 .with_number(MOUNT_AT, root)
                 .with_number(PIPE_AT, pipe);

@@ -9,40 +9,15 @@ use autofs_cr_common::doc::image::End;
 use autofs_cr_common::model::Device;
 use autofs_cr_common::segment::Superblock;
 use nix::errno::Errno;
-use rustix::fs::{FileType, fstat, fstatfs};
 
 use super::process::Process;
 use super::{Live, STEP};
 use crate::mounts::Mounts;
 use crate::remote::{Batch, Session};
+use crate::root::{Kind, kind};
 
-/// The file system type of autofs (linux/magic.h).
-const AUTOFS_SUPER_MAGIC: i64 = 0x0187;
-
-/// What stands in for a superblock while there is none: /dev/null, character device 1:3.
+/// What stands in for a superblock while there is none.
 const PLACEHOLDER: &str = "/dev/null";
-const PLACEHOLDER_DEVICE: Device = Device { major: 1, minor: 3 };
-
-/// What a descriptor of a master is open on.
-#[derive(Debug, PartialEq, Eq)]
-enum Kind {
-    /// An autofs superblock.
-    Autofs(Device),
-    /// What this tool put there.
-    Placeholder,
-    /// Anything else.
-    Other,
-}
-
-fn kind(fd: &OwnedFd) -> anyhow::Result<Kind> {
-    let stat = fstat(fd).map_err(std::io::Error::from)?;
-    if fstatfs(fd).map_err(std::io::Error::from)?.f_type as i64 == AUTOFS_SUPER_MAGIC {
-        return Ok(Kind::Autofs(Device::from_stat(stat.st_dev)));
-    }
-    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-        && Device::from_stat(stat.st_rdev) == PLACEHOLDER_DEVICE;
-    Ok(if is_null { Kind::Placeholder } else { Kind::Other })
-}
 
 /// A copy of a control fd that the master has on this superblock.
 pub fn copy_of(process: &Process, superblock: &Superblock, device: Device) -> Option<OwnedFd> {
@@ -67,7 +42,7 @@ pub fn open_ones(
         let what = match kind(&fd)? {
             Kind::Autofs(device) if Some(device) == new => continue,
             Kind::Autofs(device) if may_stand_for(device, superblock, mounts) => None,
-            Kind::Placeholder => None,
+            Kind::Null => None,
             Kind::Autofs(device) => Some(format!("the autofs mount {device}")),
             Kind::Other => Some("something that is no autofs mount".to_owned()),
         };
@@ -103,7 +78,7 @@ impl Live<'_> {
         let ends: Vec<End> = held.values().flatten().copied().collect();
         self.point(session, &[(null.as_fd(), ends.as_slice())])?;
         for end in ends {
-            if self.kind_of(end)? != Some(Kind::Placeholder) {
+            if self.kind_of(end)? != Some(Kind::Null) {
                 bail!("its descriptor {} could not be replaced", end.fd);
             }
         }
@@ -121,7 +96,7 @@ impl Live<'_> {
         for (&index, ends) in held {
             let mut open = Vec::new();
             for &end in ends {
-                if self.kind_of(end)? == Some(Kind::Placeholder) {
+                if self.kind_of(end)? == Some(Kind::Null) {
                     open.push(end);
                 }
             }
@@ -178,7 +153,7 @@ impl Live<'_> {
     }
 
     fn kind_of(&self, end: End) -> anyhow::Result<Option<Kind>> {
-        self.process.descriptor(end.fd)?.map(|fd| kind(&fd)).transpose()
+        Ok(self.process.descriptor(end.fd)?.map(|fd| kind(&fd)).transpose()?)
     }
 
     /// Whether a control fd shows this superblock.

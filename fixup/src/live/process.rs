@@ -29,8 +29,10 @@ pub fn find(master: &Master) -> anyhow::Result<Process> {
     };
     let proc = Proc::open().context("cannot open /proc")?;
     let candidates = [Some(expected.pid), master.pid];
-    let mut found =
-        candidates.into_iter().flatten().filter_map(|pid| open(&proc, pid, expected.start_time).ok());
+    let mut found = candidates
+        .into_iter()
+        .flatten()
+        .filter_map(|pid| Process::open(&proc, pid, expected.start_time).ok());
     match found.next() {
         Some(process) if process.pid == Pid::this() => {
             bail!("master {id} is this process itself")
@@ -42,18 +44,19 @@ pub fn find(master: &Master) -> anyhow::Result<Process> {
     }
 }
 
-fn open(proc: &Proc, pid: Pid, start_time: u64) -> io::Result<Process> {
-    // Opened first: what is read below is of the same process if the pidfd is alive at the end.
-    let pidfd = open_pidfd(pid)?;
-    let dir = proc.process(pid)?;
-    let stat = dir.stat()?;
-    if stat.start_time != start_time || stat.is_dead() || !is_alive(pidfd.as_fd()) {
-        return Err(Errno::ESRCH.into());
-    }
-    Ok(Process { pid, pidfd, dir })
-}
-
 impl Process {
+    /// The process with this id, if it started at this time and has not ended.
+    pub fn open(proc: &Proc, pid: Pid, start_time: u64) -> io::Result<Self> {
+        // Opened first: what is read below is of the same process if the pidfd is alive at the end.
+        let pidfd = open_pidfd(pid)?;
+        let dir = proc.process(pid)?;
+        let stat = dir.stat()?;
+        if stat.start_time != start_time || stat.is_dead() || !is_alive(pidfd.as_fd()) {
+            return Err(Errno::ESRCH.into());
+        }
+        Ok(Self { pid, pidfd, dir })
+    }
+
     /// Its id in this pid namespace.
     pub fn pid(&self) -> Pid {
         self.pid
@@ -104,7 +107,7 @@ impl Process {
     }
 
     /// Opens a write end of the pipe whose read end it has at this number.
-    fn write_end(&self, number: i32) -> anyhow::Result<WriteEnd> {
+    pub fn write_end(&self, number: i32) -> anyhow::Result<WriteEnd> {
         let descriptors = self.dir.descriptors().context("cannot list its descriptors")?;
         let opened = WriteEnd::open(&descriptors, number)
             .with_context(|| format!("cannot clone a write end of pipe {number} of process {}", self.pid))?;

@@ -63,11 +63,14 @@ pub(super) enum Argument {
 pub(super) struct Call {
     pub number: i64,
     pub arguments: Vec<Argument>,
+    /// Where in its data the kernel writes the number of a descriptor that the call opens.
+    pub opens: Option<usize>,
 }
 
 /// Descriptors to send, and the calls that the process makes with them, one after the other. A call
 /// that fails does not end the batch, and its result is not known: look from outside at what it
-/// should have done. All descriptors that the batch brings are closed again at its end.
+/// should have done. All descriptors that the batch brings are closed again at its end, and each that it
+/// opens as soon as it is sent to the engine.
 #[derive(Clone, Debug, Default)]
 pub struct Batch<'fd> {
     pub(super) descriptors: Vec<BorrowedFd<'fd>>,
@@ -99,6 +102,25 @@ impl<'fd> Batch<'fd> {
         );
     }
 
+    /// `ioctl(descriptor, request, &data)` for a request that opens something, and writes the number of the new
+    /// descriptor at `offset` of its data, where -1 has to stand until then. The process sends the
+    /// descriptor to the engine and closes its own: see [`super::Session::run`].
+    ///
+    /// # Panics
+    /// If the four bytes at `offset` are not inside the data.
+    pub fn open(&mut self, descriptor: impl Into<Descriptor>, request: u64, data: Data, offset: usize) {
+        assert!(offset + size_of::<RawFd>() <= data.bytes.len(), "the number is outside of the data");
+        self.ioctl(descriptor, request, data);
+        if let Some(call) = self.calls.last_mut() {
+            call.opens = Some(offset);
+        }
+    }
+
+    /// How many calls of the batch open something.
+    pub fn openings(&self) -> usize {
+        self.calls.iter().filter(|call| call.opens.is_some()).count()
+    }
+
     /// `dup3(received, number, flags)`: the process's descriptor `number`, which must be open, becomes
     /// the received one.
     pub fn replace(&mut self, number: RawFd, received: Received, close_on_exec: bool) {
@@ -114,7 +136,7 @@ impl<'fd> Batch<'fd> {
     }
 
     fn call(&mut self, number: i64, arguments: Vec<Argument>) {
-        self.calls.push(Call { number, arguments });
+        self.calls.push(Call { number, arguments, opens: None });
     }
 
     pub(super) fn raw_descriptors(&self) -> Vec<RawFd> {

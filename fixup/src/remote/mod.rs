@@ -17,7 +17,7 @@
 //! come just before the interrupted call (poll, epoll_wait, sleeps and the like then fail with
 //! EINTR as always; read and the like are made again).
 //!
-//! The engine knows nothing of autofs. It does not see the results of the calls.
+//! The engine knows nothing of autofs. It does not see the results of the calls, but gets what they open.
 //!
 //! Use a thread or a process of its own for each process that is worked on: the end of that thread
 //! detaches everything, also what could not be detached otherwise (a thread that does not stop).

@@ -1,6 +1,7 @@
 //! From a running process to a session in it, and back.
 
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -8,8 +9,9 @@ use autofs_cr_common::sys::ptrace as requests;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::ptrace::{self, Options};
-use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, recv, sendmsg, setsockopt, shutdown, sockopt};
+use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, setsockopt, shutdown, sockopt};
 use nix::unistd::Pid;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use super::arch::{self, Chain, Gadgets, Spot};
@@ -182,12 +184,13 @@ impl Session<'_> {
         most_descriptors(self.pid)
     }
 
-    /// Lets the process make the calls of a batch, and waits until it made them all.
+    /// Lets the process make the calls of a batch, and waits until it made them all. Gives what they
+    /// opened, in the order of [`Batch::open`]; none where a call failed.
     ///
     /// # Errors
     /// A batch that is too large is refused before it is sent. After a timeout the calls may still be
     /// made.
-    pub fn run(&mut self, batch: &Batch<'_>, deadline: Instant) -> Result<()> {
+    pub fn run(&mut self, batch: &Batch<'_>, deadline: Instant) -> Result<Vec<Option<OwnedFd>>> {
         self.check(batch)?;
         let message = self.chain.encode(batch, self.number);
         debug_assert_eq!(message.len(), batch.size());
@@ -200,12 +203,14 @@ impl Session<'_> {
             Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(self.ended()),
             Err(error) => return Err(Error::call("sendmsg", self.pid.as_raw(), error)),
         }
-        let report = self.receive_report(deadline)?;
+        let mut opened: Vec<Option<OwnedFd>> =
+            std::iter::repeat_with(|| None).take(batch.openings()).collect();
+        let report = self.receive_report(&mut opened, deadline)?;
         let received = Chain::received(&report);
         if received < descriptors.len() {
             return Err(Error::Truncated { pid: self.pid.as_raw(), received, sent: descriptors.len() });
         }
-        Ok(())
+        Ok(opened)
     }
 
     /// Ends the session: waits until the thread closed its end of the socket pair and is about to go on
@@ -236,13 +241,40 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn receive_report(&self, deadline: Instant) -> Result<[u8; arch::REPORT]> {
-        self.wait_for(PollFlags::POLLIN, "the end of a batch", deadline)?;
-        let mut report = [0; arch::REPORT];
-        match recv(self.socket.as_raw_fd(), &mut report, MsgFlags::MSG_DONTWAIT) {
-            Ok(length) if length == report.len() => Ok(report),
-            Ok(_) | Err(_) => Err(self.ended()),
+    /// Receives what was opened, and the report at the end.
+    fn receive_report(
+        &self,
+        opened: &mut [Option<OwnedFd>],
+        deadline: Instant,
+    ) -> Result<[u8; arch::REPORT]> {
+        loop {
+            self.wait_for(PollFlags::POLLIN, "the end of a batch", deadline)?;
+            let mut message = [0; arch::REPORT];
+            match self.receive(&mut message)? {
+                (arch::REPORT, _) => return Ok(message),
+                (arch::INDEX, Some(descriptor)) => {
+                    let mut index = [0; arch::INDEX];
+                    index.copy_from_slice(&message[..arch::INDEX]);
+                    let place = opened.get_mut(u64::from_ne_bytes(index) as usize);
+                    *place.ok_or_else(|| self.ended())? = Some(descriptor);
+                }
+                _ => return Err(self.ended()),
+            }
         }
+    }
+
+    /// One message: its length, and the descriptor that came with it.
+    fn receive(&self, message: &mut [u8]) -> Result<(usize, Option<OwnedFd>)> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let received = recvmsg(&self.socket, &mut [IoSliceMut::new(message)], &mut ancillary, flags);
+        let length = received.map_err(|_| self.ended())?.bytes;
+        let rights = ancillary.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
+            _ => None,
+        });
+        Ok((length, rights))
     }
 
     /// Waits until the socket is ready for `events`, or the other end is closed.

@@ -9,6 +9,7 @@ use super::error::{Error, Result};
 use super::facts::Mapping;
 
 pub(super) const REPORT: usize = 0;
+pub(super) const INDEX: usize = 8;
 
 pub(super) fn undo_interruption(_: Pid, _: Pid) -> Result<()> {
     Err(Error::Architecture)

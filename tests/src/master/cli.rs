@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 
 /// A small autofs daemon for tests. Prints "ready" when it serves. Reads commands from standard
-/// input: "report", "expire PATH", "quit".
+/// input: "report", "expire PATH", "serve",
+/// "swallow", "quit".
 #[derive(Debug, Parser)]
 #[command(args_override_self = true)]
 pub struct Cli {
@@ -75,6 +76,9 @@ pub struct Cli {
     /// Mount nothing: serve the mounts whose pipe is at this inherited descriptor
     #[arg(long, value_name = "N")]
     pub pipe_fd: Option<i32>,
+    /// Mounts that are there already are connected to this master, as automount does when it is restarted
+    #[arg(long)]
+    pub reconnect: bool,
     /// Stay in the process group of the parent
     #[arg(long)]
     pub no_setpgid: bool,
@@ -84,10 +88,10 @@ pub struct Cli {
     /// Make this symlink inside each indirect mount
     #[arg(long, value_name = "NAME=TARGET")]
     pub symlink: Vec<String>,
-    /// Never read: requests stay in the pipe
+    /// Do not read, so that requests stay in the pipe, until the command "serve"
     #[arg(long)]
     pub ignore_requests: bool,
-    /// Read requests, and never answer
+    /// Read requests, and do not answer until the command "serve"
     #[arg(long)]
     pub swallow: bool,
 }

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use super::daemon::Mood;
 use super::{Shared, lock};
 
 /// What a read of commands says about the next one.
@@ -65,6 +66,14 @@ fn command(shared: &Shared, line: &str) {
             say(&serde_json::to_string(&report).unwrap_or_else(|error| format!("error: {error}")));
         }
         ("expire", path) => expire(shared, path),
+        ("serve", "") => {
+            lock(shared).mood = Mood::Serving;
+            say("serving");
+        }
+        ("swallow", "") => {
+            lock(shared).mood = Mood::Swallowing;
+            say("swallowing");
+        }
         ("quit", "") => std::process::exit(0),
         _ => say(&format!("error: unknown command '{line}'")),
     }

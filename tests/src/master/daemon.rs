@@ -38,12 +38,33 @@ pub struct Mount {
 pub struct Daemon {
     pub device: ControlDevice,
     pub counters: Counters,
+    pub mood: Mood,
     mounts: Vec<Mount>,
     by_device: HashMap<u32, usize>,
     identity: Identity,
-    swallow: bool,
     browsed: Vec<String>,
     _write_ends: Vec<OwnedFd>,
+}
+
+/// What it does about requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    /// It answers them.
+    Serving,
+    /// It reads them, and does not answer.
+    Swallowing,
+    /// It does not read them.
+    Ignoring,
+}
+
+impl Mood {
+    fn of(cli: &Cli) -> Self {
+        match (cli.ignore_requests, cli.swallow) {
+            (true, _) => Self::Ignoring,
+            (_, true) => Self::Swallowing,
+            _ => Self::Serving,
+        }
+    }
 }
 
 /// Opens the root of a mount, also where something covers it.
@@ -61,7 +82,7 @@ impl Daemon {
             mounts: Vec::new(),
             by_device: HashMap::new(),
             identity: cli.identity,
-            swallow: cli.swallow,
+            mood: Mood::of(cli),
             browsed: cli.subdir.clone(),
             _write_ends: Vec::new(),
         })
@@ -106,7 +127,7 @@ impl Daemon {
             self.counters.errors += 1;
             return;
         };
-        if self.swallow {
+        if self.mood == Mood::Swallowing {
             self.counters.swallowed += 1;
             return;
         }

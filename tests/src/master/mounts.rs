@@ -38,7 +38,9 @@ pub fn mount_all(cli: &Cli) -> Result<(Daemon, Vec<ReadEnd>)> {
             writes.push(write);
         }
         let (Some(read), Some(write)) = (reads.last(), writes.last()) else { bail!("no pipe") };
-        mount_autofs(cli, mount_type, &path, write)?;
+        if !(cli.reconnect && reconnect(&daemon, &path, write)?) {
+            mount_autofs(cli, mount_type, &path, write)?;
+        }
         let metadata = fs::symlink_metadata(&path).with_context(|| format!("stat {}", path.display()))?;
         let device = Device::from_stat(metadata.dev());
         let read_fd = read.as_raw_fd();
@@ -117,6 +119,15 @@ fn mount_autofs(cli: &Cli, mount_type: MountType, path: &Path, write: &OwnedFd) 
     }
     nix::mount::mount(Some("reference-master"), path, Some("autofs"), MsFlags::empty(), Some(data.as_str()))
         .with_context(|| format!("mount autofs on {}", path.display()))
+}
+
+/// Sets the pipe of a mount that is there already; false if there is none.
+fn reconnect(daemon: &Daemon, path: &Path, write: &OwnedFd) -> Result<bool> {
+    let Some(line) = autofs_mounts()?.into_iter().rfind(|line| line.path == path) else { return Ok(false) };
+    let root = open_root(&daemon.device, path, line.device)?;
+    daemon.device.make_catatonic(root.as_fd()).context("make it catatonic")?;
+    daemon.device.set_pipe(root.as_fd(), write.as_fd()).context("set the pipe")?;
+    Ok(true)
 }
 
 /// Sets the timeout and makes what an indirect mount shall have in it.

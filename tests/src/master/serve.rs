@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::cli::{Cli, Wait};
 use super::control::{Control, Next, say};
+use super::daemon::Mood;
 use super::mounts::ReadEnd;
 use super::packet::SIZE;
 use super::{Shared, lock};
@@ -22,8 +23,8 @@ const COMMANDS: u64 = u64::MAX;
 /// Serves until the end of the process.
 pub fn serve(cli: &Cli, shared: &Shared, mut pipes: Vec<ReadEnd>) -> Result<()> {
     if cli.ignore_requests {
-        // The read ends stay open, and unread.
-        return poll_loop(shared, &pipes, &mut [], PollTimeout::NONE);
+        // The only way in which it can stop ignoring them.
+        return poll_loop(shared, &pipes, &mut vec![true; pipes.len()], PollTimeout::NONE);
     }
     match cli.wait {
         Wait::Read if cli.single => read_single(shared, pipes),
@@ -142,7 +143,8 @@ fn poll_loop(shared: &Shared, pipes: &[ReadEnd], open: &mut [bool], timeout: Pol
     let mut commands = Next::More;
     say("ready");
     loop {
-        let at: Vec<usize> = (0..open.len()).filter(|at| open[*at]).collect();
+        let ignores = lock(shared).mood == Mood::Ignoring;
+        let at: Vec<usize> = (0..open.len()).filter(|at| open[*at] && !ignores).collect();
         let mut fds: Vec<PollFd> =
             at.iter().map(|at| PollFd::new(pipes[*at].as_fd(), PollFlags::POLLIN)).collect();
         if commands == Next::More {

@@ -7,7 +7,7 @@ use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use autofs_cr_common::model::Pid;
 use nix::errno::Errno;
 
@@ -167,6 +167,23 @@ impl Master {
             0 => Ok(Ok(())),
             errno => Ok(Err(Errno::from_raw(errno))),
         }
+    }
+
+    /// Has it answer from now on, where it was started with `--swallow` or `--ignore-requests`.
+    pub fn serve(&mut self) -> Result<()> {
+        self.change_mood("serve", "serving")
+    }
+
+    /// Has it read requests from now on, and not answer.
+    pub fn swallow(&mut self) -> Result<()> {
+        self.change_mood("swallow", "swallowing")
+    }
+
+    fn change_mood(&mut self, order: &str, answer: &str) -> Result<()> {
+        self.say(order)?;
+        let said = self.hear(DEADLINE)?;
+        ensure!(said == answer, "the master said '{said}'");
+        Ok(())
     }
 
     /// Fails when it was disturbed: a hang-up, an interrupted call, an ignored request, an error.

@@ -26,7 +26,7 @@
 //! holds -1 before, so that a call whose descriptor did not come fails. A batch is one message: it
 //! is there as a whole or not at all. When the engine dies, recvmsg sees the end of file, the gate is as
 //! it was, and the chain ends. A batch ends with a report to the engine, the pristine copy put back, and a
-//! jump to RECEIVE.
+//! jump to RECEIVE. What a call opens is sent to the engine and closed at once, by links of the same batch.
 
 mod chain;
 mod encode;
@@ -42,7 +42,7 @@ use nix::sys::ptrace;
 use nix::unistd::Pid;
 
 pub(super) use self::chain::Chain;
-pub(super) use self::encode::encoded_size;
+pub(super) use self::encode::{INDEX, encoded_size};
 pub(super) use self::gadgets::Gadgets;
 pub(super) use self::interruption::undo_interruption;
 pub(super) use self::layout::REPORT;

@@ -1,0 +1,225 @@
+//! Freeing mounts that hang: who waits on them gets an error, and they are ready for a master. Where the master
+//! lives it is connected again in the same step.
+//!
+//! | stage | file | what it does |
+//! |---|---|---|
+//! | 1. look | `free/hung.rs` | the report; which superblocks |
+//! | 2. reach | `free/reach.rs` | a way to each of them; so far nothing is changed |
+//! | 3. kill | `free/kill.rs` | only where there is no other way, and with `--kill` |
+//! | 4. free | `free/reconnect.rs` | they turn catatonic, and those with a living master are connected again |
+//! | 5. verify | `free/verify.rs` | mountinfo tells what came of it, and nobody waits any more |
+
+mod hung;
+mod kill;
+mod reach;
+mod reconnect;
+mod verify;
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use autofs_cr_common::cli::{Voice, count, say};
+use autofs_cr_common::doc::Report;
+use autofs_cr_common::exit::Exit;
+use autofs_cr_common::limits::raise_descriptors;
+use autofs_cr_common::model::State;
+use autofs_cr_common::pipe::WriteEnd;
+use autofs_cr_common::proc::Proc;
+use autofs_cr_common::scan::{Scope, scan};
+use autofs_cr_common::sys::autofs::ControlDevice;
+use autofs_cr_common::target::Target;
+
+use crate::cli::Arguments;
+use crate::mounts::Mounts;
+use crate::{TOOL, device};
+use hung::Hung;
+use reach::Way;
+use verify::{End, Watched};
+
+/// How long it may take, if nothing else was asked for.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What all stages work with.
+struct World {
+    proc: Proc,
+    scope: Scope,
+    /// Whose mounts, where they are not those of this process.
+    target: Option<Target>,
+    device: ControlDevice,
+    deadline: Instant,
+    voice: Voice,
+}
+
+/// Frees mounts.
+pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
+    device::check_rights()?;
+    let world = World::open(arguments)?;
+    let report = world.report()?;
+    let hung = hung::select(&report, &arguments.mount_points, arguments.pid.is_some())?;
+    if hung.is_empty() {
+        world.voice.note("nothing to free: the master of no mount here is gone");
+        return Ok(Exit::Done);
+    }
+    let ways = reach::find(&world, &hung, arguments.dry_run)?;
+    if arguments.dry_run {
+        hung.iter().zip(&ways).for_each(|(one, way)| println!("{}", way.describe(one)));
+        return Ok(Exit::Done);
+    }
+    refuse(&hung, &ways, arguments.kill)?;
+    let watched = Watched::all(&world, &hung);
+    let mut freeing = Freeing { world: &world, hung: &hung, killed: 0 };
+    freeing.free(ways)?;
+    let killed = freeing.killed;
+    let ends = verify::ends(&world, &hung)?;
+    let left = watched.wait(world.deadline);
+    Ok(tell(
+        &world,
+        &hung,
+        &ends,
+        &left,
+        Counts { waiters: (watched.count() - left.len()).saturating_sub(killed), killed },
+    ))
+}
+
+impl World {
+    fn open(arguments: &Arguments) -> anyhow::Result<Self> {
+        raise_descriptors();
+        Ok(Self {
+            proc: Proc::open().context("cannot open /proc")?,
+            scope: arguments.pid.map_or(Scope::Own, Scope::Of),
+            target: arguments.pid.map(Target::open).transpose()?,
+            device: device::open()?,
+            deadline: Instant::now() + arguments.timeout.unwrap_or(DEFAULT_TIMEOUT),
+            voice: Voice::new(TOOL, arguments.verbosity),
+        })
+    }
+
+    fn report(&self) -> anyhow::Result<Report> {
+        Ok(scan(&self.proc, self.scope)?)
+    }
+
+    /// The mounts of the namespace that it is about.
+    fn mounts(&self) -> anyhow::Result<Mounts> {
+        let process = match &self.target {
+            Some(target) => self.proc.process(target.pid()),
+            None => self.proc.this(),
+        };
+        Mounts::read(&process.context("cannot look at the mounts")?)
+    }
+
+    /// The deadline of a step that takes at most this long.
+    fn step(&self, most: Duration) -> Instant {
+        self.deadline.min(Instant::now() + most)
+    }
+}
+
+/// Nothing is changed unless all can be freed.
+fn refuse(hung: &[Hung<'_>], ways: &[Way], may_kill: bool) -> anyhow::Result<()> {
+    let reasons = hung.iter().zip(ways).filter_map(|(one, way)| way.refusal(one, may_kill));
+    let reasons: Vec<String> = reasons.collect();
+    match reasons.as_slice() {
+        [] => Ok(()),
+        [one] => bail!("{one} (nothing was changed)"),
+        all => {
+            all.iter().for_each(|reason| say(TOOL, format_args!("{reason}")));
+            bail!("nothing was changed, as {} cannot be freed so", count(all.len(), "mount"))
+        }
+    }
+}
+
+/// The changes.
+struct Freeing<'a> {
+    world: &'a World,
+    hung: &'a [Hung<'a>],
+    /// How many processes were killed.
+    killed: usize,
+}
+
+impl Freeing<'_> {
+    fn free(&mut self, ways: Vec<Way>) -> anyhow::Result<()> {
+        // A master without a write end of its own must not see a hang-up while its mount has no pipe.
+        let write_ends = self.write_ends();
+        let mut lives = Vec::new();
+        for (one, way) in self.hung.iter().zip(ways) {
+            match way {
+                Way::Master | Way::Catatonic | Way::Member(_) | Way::None(_) => {}
+                Way::Root(root) => self.make_catatonic(one, &root)?,
+                Way::Kill => {
+                    let root = kill::open(self.world, one, &mut self.killed)?;
+                    self.make_catatonic(one, &root)?;
+                }
+            }
+            if one.superblock.state == State::Connected {
+                lives.push(one);
+            }
+        }
+        reconnect::reconnect(self.world, &lives)?;
+        drop(write_ends);
+        Ok(())
+    }
+
+    fn make_catatonic(&self, one: &Hung<'_>, root: &OwnedFd) -> anyhow::Result<()> {
+        let made = self.world.device.make_catatonic(root.as_fd());
+        made.with_context(|| format!("{}: cannot make it catatonic", one.place()))
+    }
+
+    /// A write end of each pipe that is read.
+    fn write_ends(&self) -> Vec<WriteEnd> {
+        let mut seen: BTreeSet<u64> = BTreeSet::new();
+        let new = self.hung.iter().filter(|one| one.superblock.pipe.is_some_and(|pipe| seen.insert(pipe)));
+        new.filter_map(|one| one.write_end(&self.world.proc)).collect()
+    }
+}
+
+/// What is counted for people.
+#[derive(Clone, Copy)]
+struct Counts {
+    waiters: usize,
+    killed: usize,
+}
+
+/// Says what came of it.
+fn tell(world: &World, hung: &[Hung<'_>], ends: &[End], left: &[String], counts: Counts) -> Exit {
+    let mut exit = Exit::Done;
+    for (one, end) in hung.iter().zip(ends).filter(|(_, end)| **end == End::Cut) {
+        world.voice.warn(format_args!("{}: it is {end}", one.place()));
+        exit = Exit::Attention;
+    }
+    for (one, end) in hung.iter().zip(ends).filter(|(_, end)| **end == End::Unchanged) {
+        say(TOOL, format_args!("{}: it is {end}", one.place()));
+        exit = Exit::Failed;
+    }
+    for waiter in left {
+        say(TOOL, format_args!("{waiter} still waits"));
+        exit = Exit::Failed;
+    }
+    let freed = ends.iter().filter(|end| **end != End::Unchanged).count();
+    let mut text = format!("freed {} and {}", count(freed, "mount"), count(counts.waiters, "waiter"));
+    if counts.killed > 0 {
+        text = format!("{text}; killed {}", processes(counts.killed));
+    }
+    world.voice.note(text);
+    if ends.contains(&End::Ready) {
+        world.voice.note(advice(hung, ends));
+    }
+    exit
+}
+
+/// What to do next for the mounts whose master is gone.
+fn advice(hung: &[Hung<'_>], ends: &[End]) -> String {
+    let ready: Vec<&Hung<'_>> =
+        hung.iter().zip(ends).filter(|(_, end)| **end == End::Ready).map(|(one, _)| one).collect();
+    format!(
+        "{} ready for a master: start it again (automount: systemctl restart autofs)",
+        match ready.as_slice() {
+            [one] => format!("{} is", one.place()),
+            all => format!("{} are", count(all.len(), "mount")),
+        }
+    )
+}
+
+fn processes(number: usize) -> String {
+    format!("{number} process{}", if number == 1 { "" } else { "es" })
+}
