@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`sys`] | the system calls; the only place with `unsafe` |
 //! | [`model`] | the words of the project as types: device, path, options |
+//! | [`advice`] | the commands that messages tell a user to type next |
 //! | [`pipe`] | a write end for a read end of another process |
 //! | [`proc`] | reading /proc |
 //! | [`scan`] | from /proc to a report |
@@ -16,6 +17,7 @@
 //! | [`limits`] | how many descriptors a process may have open |
 //! | [`cli`], [`exit`] | one command-line dialect |
 
+pub mod advice;
 pub mod channel;
 pub mod child;
 pub mod cli;

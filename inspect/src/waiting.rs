@@ -6,6 +6,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Component;
 
+use autofs_cr_common::advice;
 use autofs_cr_common::doc::Report;
 use autofs_cr_common::doc::report::{Mount, Process, RequestKind, Waiter, WaiterRole};
 use autofs_cr_common::model::{Device, Pid, State, TextPath};
@@ -27,6 +28,8 @@ pub enum Outlook<'a> {
 pub struct Waiting<'a> {
     pub waiter: &'a Waiter,
     mount: Option<&'a Mount>,
+    /// A process in the mount namespace of that mount.
+    process: Option<Pid>,
     pub outlook: Outlook<'a>,
 }
 
@@ -38,7 +41,9 @@ pub fn all(report: &Report) -> Vec<Waiting<'_>> {
     }
     let waiting = |waiter| {
         let mount = mount_of(waiter, &mounts);
-        Waiting { waiter, mount, outlook: outlook(report, waiter, mount) }
+        let namespace = |mount: &Mount| report.namespaces.iter().find(|found| found.id == mount.namespace);
+        let process = mount.and_then(namespace).map(|namespace| namespace.process);
+        Waiting { waiter, mount, process, outlook: outlook(report, waiter, mount) }
     };
     report.waiters.iter().map(waiting).collect()
 }
@@ -136,7 +141,11 @@ impl fmt::Display for Waiting<'_> {
         })?;
         match (self.outlook, self.mount) {
             (Outlook::MasterGone, Some(mount)) => {
-                write!(f, "; its master is gone: free it with autofs-fixup --free {}", mount.mount_point)
+                write!(
+                    f,
+                    "; its master is gone: free it with {}",
+                    advice::free(self.process, &mount.mount_point)
+                )
             }
             (Outlook::MasterGone, None) => f.write_str("; its master is gone"),
             (Outlook::Read(master), _) => {

@@ -12,7 +12,9 @@ use autofs_cr_tests::machine::autofs::{write_maps, write_maps_below};
 use autofs_cr_tests::machine::{Autofs, Automount, Holder, Machine, overlay};
 use autofs_cr_tests::require;
 use autofs_cr_tests::sandbox::images::{dump, lasting, make_catatonic, make_orphaned, read_image};
-use autofs_cr_tests::sandbox::{Finished, Sandbox, Tool, program};
+use autofs_cr_tests::sandbox::{Finished, Sandbox, Tool, Touch, TouchError, program};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
 
 /// The triggers when `use_everything` has mounted a part of them: the indirect map, four keys of the direct one,
 /// the offsets of two multi-mounts.
@@ -254,4 +256,129 @@ fn what_serves_in_another_machine_already_is_left_as_it_is() -> Result<()> {
     assert_eq!(other.mountinfo(), before);
     one.close()?;
     other.close()
+}
+
+/// Processes that wait on keys whose mounts never come: the first on the direct trigger, one that joined it, and one
+/// on an indirect key.
+struct Waiters {
+    first: Touch,
+    joined: Touch,
+    indirect: Touch,
+}
+
+impl Waiters {
+    fn start(machine: &Machine) -> Self {
+        let wait_on = |path: &str| {
+            let mut touch = machine.touch_in_background(path);
+            touch.wait_until_blocked();
+            touch
+        };
+        Self {
+            first: wait_on("/dir/hang/file"),
+            joined: wait_on("/dir/hang"),
+            indirect: wait_on("/ind/hang"),
+        }
+    }
+}
+
+fn inspect(machine: &Machine) -> Finished {
+    Tool::inspect().target(machine).run().assert_success()
+}
+
+/// What every mount serves, and that nobody waits.
+fn check_that_keys_serve(machine: &Machine) -> Result<()> {
+    assert_eq!(machine.read("/dir/a/file")?, "a");
+    assert_eq!(machine.read("/ind/b/file")?, "b");
+    machine.touch("/dir/m/sub1")?;
+    machine.assert_nothing_blocked();
+    Ok(())
+}
+
+#[test]
+fn who_waits_is_freed_when_it_was_killed_and_a_new_one_hangs() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Ptrace, Machine);
+    let machine = Machine::boot()?;
+    let automount = Autofs::start(&machine, 300)?;
+    assert_eq!(machine.read("/dir/a/file")?, "a");
+    let waiters = Waiters::start(&machine);
+    let shown = inspect(&machine).stderr;
+    let told = "has read the request and not answered yet";
+    assert_eq!(shown.matches(told).count(), 3, "{shown}");
+
+    automount.kill()?;
+    let shown = inspect(&machine);
+    for (touch, how) in [(&waiters.first, "first"), (&waiters.joined, "joined"), (&waiters.indirect, "first")]
+    {
+        let line = shown.stderr.lines().find(|line| line.contains(&format!("[{}] waits on", touch.pid())));
+        let line = line.with_context(|| format!("{} is not named: {shown}", touch.pid()))?;
+        assert!(line.contains(how) && line.contains("its master is gone"), "{line}");
+    }
+    let check = Tool::inspect().target(&machine).arg("--check").run().assert_code(3);
+    check.assert_stdout_contains("/dir/hang: orphaned").assert_stdout_contains("2 processes wait");
+
+    let start = machine.spawn(["systemctl", "start", "autofs"]);
+    machine.wait_until("the new automount hangs", || {
+        let shown = inspect(&machine).stderr;
+        shown.lines().any(|line| line.contains("automount[") && line.contains("waits on /dir/hang"))
+    });
+    let free = |arguments: &[&str]| Tool::fixup().arg("--free").target(&machine).args(arguments).run();
+    let refused = free(&[]).assert_code(1).assert_stderr_contains("--kill kills that process");
+    refused.assert_stderr_contains(&format!("process {}", waiters.first.pid()));
+    free(&["--kill"]).assert_success().assert_stderr_contains("killed 1 process");
+
+    assert_eq!(waiters.first.join(), Err(TouchError::Killed(Signal::SIGKILL as i32)));
+    assert_eq!(waiters.joined.join(), Err(TouchError::Errno(Errno::ENOENT)));
+    start.finish().assert_success();
+    // By the new automount, which connected the indirect map again.
+    assert_eq!(waiters.indirect.join(), Err(TouchError::Errno(Errno::ENOENT)));
+    check_that_keys_serve(&machine)?;
+    machine.close()
+}
+
+#[test]
+fn who_waits_is_freed_before_a_new_one_starts_and_reconnects() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Ptrace, Machine);
+    let machine = Machine::boot()?;
+    let automount = Autofs::start(&machine, 300)?;
+    let user = Holder::start(&machine, "/dir/a/file")?;
+    let waiters = Waiters::start(&machine);
+    automount.kill()?;
+
+    let freed = Tool::fixup().args(["--free", "--kill"]).target(&machine).run().assert_success();
+    freed.assert_stderr_contains("systemctl restart autofs");
+    assert_eq!(waiters.first.join(), Err(TouchError::Killed(Signal::SIGKILL as i32)));
+    assert_eq!(waiters.joined.join(), Err(TouchError::Errno(Errno::ENOENT)));
+    assert_eq!(waiters.indirect.join(), Err(TouchError::Errno(Errno::ENOENT)));
+
+    machine.systemctl(["start", "autofs"]).assert_success();
+    assert_eq!(machine.autofs_lines().len(), 5, "nothing is mounted twice: {}", machine.mountinfo());
+    Tool::inspect().target(&machine).arg("--check").run().assert_success();
+    assert_eq!(user.read()?, "a");
+    check_that_keys_serve(&machine)?;
+    machine.close()
+}
+
+#[test]
+fn who_waits_is_freed_while_it_hangs_and_it_goes_on() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Ptrace, Machine);
+    let machine = Machine::boot()?;
+    let _automount = Autofs::start(&machine, 300)?;
+    let waiters = Waiters::start(&machine);
+    let free = Tool::fixup().arg("--free").target(&machine);
+    let nothing = free.run().assert_success();
+    nothing.assert_stderr_contains("nothing");
+    let free = Tool::fixup().arg("--free").target(&machine);
+    free.args(["/dir/hang", "/ind"]).run().assert_success().assert_stderr_contains("freed 2 mounts");
+    for waiter in [waiters.first, waiters.joined, waiters.indirect] {
+        assert_eq!(waiter.join(), Err(TouchError::Errno(Errno::ENOENT)));
+    }
+    Tool::inspect().target(&machine).arg("--check").run().assert_success();
+    check_that_keys_serve(&machine)?;
+    // The answers that come now are for nobody.
+    machine.sh("echo >/run/hang; echo >/run/hang");
+    machine.wait_until("automount has answered", || {
+        machine.journal("autofs").matches("AUTOFS_DEV_IOCTL_FAIL").count() == 2
+    });
+    check_that_keys_serve(&machine)?;
+    machine.close()
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{Identity, Known};
+use crate::advice::shell_word;
 use crate::model::{MountType, TextPath};
 
 /// systemd, as the manager of the system or of a container.
@@ -31,9 +32,7 @@ impl Known for Systemd {
 
     fn restart(&self, mount_point: &TextPath) -> Option<String> {
         let unit = format!("{}.automount", escape(mount_point.as_bytes()));
-        // The shell must not take the backslashes away.
-        let quote = if unit.contains('\\') { "'" } else { "" };
-        Some(format!("systemctl restart {quote}{unit}{quote}"))
+        Some(format!("systemctl restart {}", shell_word(&unit)))
     }
 }
 

@@ -16,14 +16,20 @@ enum Name {
     At(usize, usize),
     /// A descriptor.
     Descriptor(usize),
-    /// The descriptor of an ioctl; on the control device of autofs, the one in the struct behind this address.
-    Ioctl(usize, usize),
+    /// The descriptor of an ioctl; on the control device of autofs, the descriptor or the path in the struct behind
+    /// this address, by the command.
+    Ioctl(usize, usize, usize),
 }
 
 use Name::{At, Descriptor, Ioctl, Path};
 
 /// Where `struct autofs_dev_ioctl` of linux/auto_dev-ioctl.h has the descriptor of a mount.
 const IOCTLFD: u64 = 12;
+/// Where it has the path.
+const IOCTL_PATH: u64 = 24;
+
+/// The numbers of the commands that walk the path: OPENMOUNT and ISMOUNTPOINT.
+const WALKING_COMMANDS: [u64; 2] = [0x74, 0x7e];
 
 /// Where the control device is.
 const CONTROL_DEVICE: &[u8] = b"/dev/autofs";
@@ -74,7 +80,7 @@ const CALLS: &[(libc::c_long, &[Name])] = &[
     (libc::SYS_fstat, &[Descriptor(0)]),
     (libc::SYS_fchdir, &[Descriptor(0)]),
     (libc::SYS_getdents64, &[Descriptor(0)]),
-    (libc::SYS_ioctl, &[Ioctl(0, 2)]),
+    (libc::SYS_ioctl, &[Ioctl(0, 1, 2)]),
 ];
 
 /// Those that newer architectures do not have any more.
@@ -129,14 +135,19 @@ impl Task<'_> {
             Path(at) => self.from(libc::AT_FDCWD, arguments[at]),
             At(directory, at) => self.from(descriptor(directory), arguments[at]),
             Descriptor(at) => self.base(descriptor(at)),
-            Ioctl(device, at) => self.ioctl(descriptor(device), arguments[at]),
+            Ioctl(device, command, at) => self.ioctl(descriptor(device), arguments[command], arguments[at]),
         }
     }
 
-    fn ioctl(&mut self, device: i32, address: u64) -> Option<Vec<u8>> {
+    fn ioctl(&mut self, device: i32, command: u64, address: u64) -> Option<Vec<u8>> {
         let place = self.base(device)?;
         if place != CONTROL_DEVICE {
             return Some(place);
+        }
+        // The number is in the lowest byte (asm-generic/ioctl.h).
+        if WALKING_COMMANDS.contains(&(command & 0xff)) {
+            let text = self.memory.text(self.tid, address.checked_add(IOCTL_PATH)?)?;
+            return Some(join(b"/", &text));
         }
         let mount = self.memory.int(self.tid, address.checked_add(IOCTLFD)?)?;
         self.base(mount)

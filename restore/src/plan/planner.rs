@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
+use autofs_cr_common::advice;
 use autofs_cr_common::doc::image::{Directory, Image, Mode, Superblock};
 use autofs_cr_common::doc::report;
 use autofs_cr_common::masters::{Identity, MasterKind};
@@ -164,12 +165,8 @@ impl Planner<'_> {
             return PlanError::ServedSince { mount_point, master };
         }
         let target = self.there.report.namespaces.first().map(|namespace| namespace.process);
-        let target = target.filter(|target| *target != Pid::this());
-        let enter = target.map(|pid| format!("nsenter -t {pid} -a ")).unwrap_or_default();
-        let advice = match self.kind().restart(&mount_point) {
-            Some(command) => format!("{enter}{command}"),
-            None => "restart it, and dump again".to_owned(),
-        };
+        let restart = self.kind().restart(&mount_point).map(|command| advice::at(target, &command));
+        let advice = restart.unwrap_or_else(|| "restart it, and dump again".to_owned());
         PlanError::NotRead { mount_point, master, advice }
     }
 

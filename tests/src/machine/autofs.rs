@@ -62,6 +62,14 @@ impl<'a> Autofs<'a> {
         nix::sys::signal::kill(self.pid.to_nix(), Signal::SIGUSR1).context("signal automount")
     }
 
+    /// Kills it, and waits until systemd knows.
+    pub fn kill(self) -> Result<()> {
+        nix::sys::signal::kill(self.pid.to_nix(), Signal::SIGKILL).context("kill automount")?;
+        let is_failed = || self.machine.property("autofs.service", "ActiveState") == "failed";
+        self.machine.wait_until("automount is dead", is_failed);
+        Ok(())
+    }
+
     /// Its pid in the machine, as the images name it.
     pub fn id(&self) -> String {
         format!("automount-{}", self.machine.property("autofs.service", "MainPID"))
