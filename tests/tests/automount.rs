@@ -329,6 +329,8 @@ fn who_waits_is_freed_when_it_was_killed_and_a_new_one_hangs() -> Result<()> {
     assert_eq!(waiters.first.join(), Err(TouchError::Killed(Signal::SIGKILL as i32)));
     assert_eq!(waiters.joined.join(), Err(TouchError::Errno(Errno::ENOENT)));
     start.finish().assert_success();
+    // It has mounted a new trigger over the one that it could not use.
+    Tool::inspect().target(&machine).arg("--check").run().assert_success();
     // By the new automount, which connected the indirect map again.
     assert_eq!(waiters.indirect.join(), Err(TouchError::Errno(Errno::ENOENT)));
     check_that_keys_serve(&machine)?;
