@@ -360,6 +360,18 @@ fn a_stat_starts_no_mount() -> Result<()> {
 }
 
 #[test]
+fn a_statx_starts_a_mount_unless_it_says_otherwise() -> Result<()> {
+    require!(Root, Autofs);
+    let mut world = World::new(MasterOptions::new().direct("d"))?;
+    let path = world.path("d").display().to_string();
+    world.probe("statx", &["--no-automount".to_owned(), path.clone()]).run().assert_success();
+    assert_eq!(world.master.report()?.counters.served, 0);
+    world.probe("statx", &[path]).run().assert_success();
+    assert_eq!(world.master.report()?.counters.served, 1);
+    Ok(())
+}
+
+#[test]
 fn an_expire_of_a_bare_direct_trigger_asks_the_master_all_the_same() -> Result<()> {
     require!(Root, Autofs);
     let mut world = World::new(MasterOptions::new().direct("d"))?;

@@ -766,3 +766,44 @@ fn what_was_parked_comes_back_onto_a_mount_that_is_kept() -> Result<()> {
     master.assert_undisturbed();
     sandbox.close()
 }
+
+#[test]
+fn a_delegated_mount_is_made_anew_with_its_group_and_never_adopted() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut reader = sandbox.master(MasterOptions::new().direct("own"))?;
+    let mut group = sandbox.command("sleep").arg("1000").spawn();
+    let leader = group.process().pid_inside()?;
+    let place = sandbox.mkdir("d")?.display().to_string();
+    let read_fd = reader.report()?.mounts[0].read_fd;
+    let words = [
+        "mount",
+        &place,
+        "direct",
+        &reader.pid_inside().to_string(),
+        &read_fd.to_string(),
+        &leader.to_string(),
+    ];
+    sandbox.command(program("autofs-probe")).args(words).run().assert_success();
+    let image = Tool::dump().target(&sandbox).arg(&place).run().assert_success().stdout;
+    let superblock = read(&image).superblocks.remove(0);
+    assert_eq!((superblock.state, superblock.pgrp), (State::Delegated, Some(leader)));
+    let line = sandbox.mount_line(&place).context("it is there")?;
+
+    let restored = Tool::restore().target(&sandbox).arg("--replace").stdin(&*image).run();
+    restored.assert_success().assert_stderr_contains("connect 1");
+    let again = Tool::dump().target(&sandbox).arg(&place).run().assert_success().stdout;
+    assert_eq!(lasting(&again), lasting(&image));
+    assert_ne!(sandbox.mount_line(&place).context("it is there")?, line, "it is another mount");
+
+    make_catatonic(&sandbox, &image);
+    let before = sandbox.mountinfo();
+    let refused = restore(&sandbox, &image).run().assert_code(1);
+    refused
+        .assert_stderr_contains("is delegated")
+        .assert_stderr_contains(&format!("its process group is {leader}"));
+    assert_eq!(sandbox.mountinfo(), before);
+    reader.assert_undisturbed();
+    sandbox.close()
+}

@@ -19,6 +19,7 @@ use autofs_cr_tests::master::packet::{Packet, SIZE};
 use clap::{Parser, Subcommand};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::ioctl_fionread;
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, tee};
 
@@ -49,6 +50,12 @@ enum Step {
     Ready { path: PathBuf, device: Device, token: u32 },
     /// Mount, unmount and mount again: prints the device numbers
     Reuse { path: PathBuf },
+    /// statx(2), with AT_NO_AUTOMOUNT or without
+    Statx {
+        path: PathBuf,
+        #[arg(long)]
+        no_automount: bool,
+    },
     /// mkdir
     Mkdir { path: PathBuf },
     /// Open a name from a descriptor of a directory
@@ -78,7 +85,8 @@ fn run(step: &Step) -> Result<()> {
             let write = write_end(*master, *read_fd)?;
             let data = format!("fd={},pgrp={pgrp},minproto=5,maxproto=5,{kind}", write.as_raw_fd());
             mount(Some("probe"), path, Some("autofs"), MsFlags::empty(), Some(data.as_str()))?;
-            println!("{}", Device::from_stat(fs::symlink_metadata(path)?.dev()));
+            // Not by the standard library, which calls statx(2): that starts a mount, and lstat(2) does not.
+            println!("{}", Device::from_stat(nix::sys::stat::lstat(path)?.st_dev));
         }
         Step::Open { path, device: number } => {
             let root = open(&device, path, *number)?;
@@ -105,6 +113,10 @@ fn run(step: &Step) -> Result<()> {
             device.ready(open(&device, path, *number)?.as_fd(), *token)?;
         }
         Step::Reuse { path } => reuse(path)?,
+        Step::Statx { path, no_automount } => {
+            let flags = if *no_automount { AtFlags::NO_AUTOMOUNT } else { AtFlags::empty() };
+            statx(CWD, path, flags, StatxFlags::TYPE)?;
+        }
         Step::Mkdir { path } => fs::create_dir(path)?,
         Step::OpenAt { directory, name } => {
             let directory = File::open(directory)?;
