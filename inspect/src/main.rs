@@ -36,7 +36,8 @@ fn run(cli: &Cli) -> Result<Exit> {
     }
     notes::tell(&report, voice);
     if cli.format() == Format::Table {
-        notes::tell_of_waiters(&report, voice);
+        let own = proc.this().and_then(|dir| dir.mount_namespace()).ok();
+        notes::tell_of_waiters(&report, own, voice);
     }
     let mut output = open_output(cli)?;
     write(cli, &report, &mut output)?;

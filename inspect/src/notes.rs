@@ -22,8 +22,8 @@ pub fn tell(report: &Report, voice: Voice) {
 }
 
 /// Says who waits: always of those that nobody may answer, in detail of those that are waited for a moment.
-pub fn tell_of_waiters(report: &Report, voice: Voice) {
-    for waiting in waiting::all(report) {
+pub fn tell_of_waiters(report: &Report, own: Option<u64>, voice: Voice) {
+    for waiting in waiting::all(report, own) {
         match waiting.outlook {
             Outlook::MasterGone | Outlook::Read(_) | Outlook::Unclear => voice.note(waiting),
             Outlook::Unread(_) => voice.detail(waiting),

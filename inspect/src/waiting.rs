@@ -28,13 +28,13 @@ pub enum Outlook<'a> {
 pub struct Waiting<'a> {
     pub waiter: &'a Waiter,
     mount: Option<&'a Mount>,
-    /// A process in the mount namespace of that mount.
+    /// A process in the mount namespace of that mount, if that is another one than the own.
     process: Option<Pid>,
     pub outlook: Outlook<'a>,
 }
 
-/// All waiters of a report, in its order.
-pub fn all(report: &Report) -> Vec<Waiting<'_>> {
+/// All waiters of a report, in its order. `own` is the mount namespace of this process.
+pub fn all(report: &Report, own: Option<u64>) -> Vec<Waiting<'_>> {
     let mut mounts: HashMap<Device, Vec<&Mount>> = HashMap::new();
     for mount in &report.mounts {
         mounts.entry(mount.device).or_default().push(mount);
@@ -42,7 +42,8 @@ pub fn all(report: &Report) -> Vec<Waiting<'_>> {
     let waiting = |waiter| {
         let mount = mount_of(waiter, &mounts);
         let namespace = |mount: &Mount| report.namespaces.iter().find(|found| found.id == mount.namespace);
-        let process = mount.and_then(namespace).map(|namespace| namespace.process);
+        let other = mount.and_then(namespace).filter(|namespace| Some(namespace.id) != own);
+        let process = other.map(|namespace| namespace.process);
         Waiting { waiter, mount, process, outlook: outlook(report, waiter, mount) }
     };
     report.waiters.iter().map(waiting).collect()
@@ -192,7 +193,7 @@ waiters:
     #[test]
     fn each_waiter_is_told_what_comes_of_it() {
         let report: Report = autofs_cr_common::doc::parse(REPORT.as_bytes(), "a report").expect("valid");
-        let told: Vec<String> = all(&report).iter().map(ToString::to_string).collect();
+        let told: Vec<String> = all(&report, None).iter().map(ToString::to_string).collect();
         assert_eq!(
             told,
             [

@@ -165,10 +165,26 @@ fn direct_triggers_are_not_replaced() -> Result<()> {
         let restored = Tool::restore().target(&machine).arg("--replace").stdin(image).run();
         let restored =
             restored.assert_code(1).assert_stderr_contains("compares the inode number of its mount");
-        restored.assert_stderr_contains("leave out --replace");
+        restored.assert_stderr_contains("leave out --replace").assert_stderr_contains("send automount HUP");
     }
     assert_eq!(machine.mountinfo(), before);
     machine.touch("/dir/m/sub2")?;
+    machine.close()
+}
+
+#[test]
+fn a_trigger_that_was_unmounted_comes_back_by_hup() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Machine);
+    let machine = Machine::boot()?;
+    // No multi-mount is mounted: automount 5.1.9 dies of HUP then (SIGSEGV).
+    let _automount = Autofs::start(&machine, 300)?;
+    assert_eq!(machine.read("/dir/a/file")?, "a");
+    let line = machine.mount_line("/dir/t").context("it is there")?;
+    machine.sh("umount /dir/t; systemctl reload autofs");
+    machine.wait_until("automount mounts a new one", || machine.mount_line("/dir/t").is_some());
+    assert_ne!(machine.mount_line("/dir/t").context("it is there")?, line);
+    machine.touch("/dir/t")?;
+    machine.assert_no_errors();
     machine.close()
 }
 

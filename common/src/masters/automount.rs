@@ -38,4 +38,10 @@ impl Known for Automount {
     fn restart(&self, _: &TextPath) -> Option<String> {
         Some("systemctl restart autofs".to_owned())
     }
+
+    fn renew(&self) -> Option<&'static str> {
+        Some(
+            "while nothing is mounted on it, unmount it and send automount HUP: it then mounts a new one by itself",
+        )
+    }
 }

@@ -50,6 +50,11 @@ trait Known: Sync {
 
     /// The command by which an admin has it make this mount anew and serve it, as it is typed where it runs.
     fn restart(&self, mount_point: &TextPath) -> Option<String>;
+
+    /// How an admin has it make a mount anew that cannot be replaced under it, for a message.
+    fn renew(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 impl MasterKind {
@@ -91,6 +96,11 @@ impl MasterKind {
     /// where the master runs; `None` if that is not known.
     pub fn restart(self, mount_point: &TextPath) -> Option<String> {
         self.known().restart(mount_point)
+    }
+
+    /// How an admin has the master make a mount anew that cannot be replaced under it, for a message.
+    pub fn renew(self) -> Option<&'static str> {
+        self.known().renew()
     }
 }
 

@@ -29,9 +29,9 @@ pub enum PlanError {
     Foreign { device: Device, mount_point: TextPath },
     #[error(
         "{mount_point}: {master} compares the inode number of its mount, which cannot be chosen for a new one: \
-         leave out --replace, so that the superblock is kept (or say --identity device, if you know that it does not)"
+         leave out --replace, so that the superblock is kept{}", renew.map(|how| format!("; or {how}")).unwrap_or_default()
     )]
-    NeedsInode { mount_point: TextPath, master: String },
+    NeedsInode { mount_point: TextPath, master: String, renew: Option<&'static str> },
     #[error("device {device} of the image is taken by {what}, which is not replaced")]
     DeviceTaken { device: Device, what: String },
     #[error(

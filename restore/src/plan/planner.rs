@@ -250,7 +250,8 @@ impl Planner<'_> {
         let mount_point = || self.first_mount_point(mounts);
         let live = self.live();
         if replaces && live.is_some() && self.identity() == Identity::Inode {
-            return Err(PlanError::NeedsInode { mount_point: mount_point(), master: self.master_name() });
+            let (mount_point, master, renew) = (mount_point(), self.master_name(), self.kind().renew());
+            return Err(PlanError::NeedsInode { mount_point, master, renew });
         }
         if live.is_some() && !has_inside && self.can_connect(replaces) {
             return Ok(Action::Connect);

@@ -41,6 +41,9 @@ impl<'a> Autofs<'a> {
     /// Writes the maps, and starts the service. `timeout`: the seconds after which what is not used is unmounted.
     pub fn start(machine: &'a Machine, timeout: u32) -> Result<Self> {
         write_maps(machine, timeout)?;
+        // Where automount was killed, systemd ends the mount(8) that it left, and sometimes does not notice that.
+        machine.write("/etc/systemd/system/autofs.service.d/stop.conf", "[Service]\nTimeoutStopSec=2\n")?;
+        machine.systemctl(["daemon-reload"]).assert_success();
         machine.systemctl(["start", "autofs"]).assert_success();
         Self::find(machine)
     }
