@@ -316,19 +316,39 @@ fn wait_until_swallowed(master: &mut Master) -> Result<()> {
 }
 
 #[test]
-fn a_master_that_is_stopped_has_to_be_restarted() -> Result<()> {
+fn a_master_that_somebody_holds_has_to_be_let_go_first() -> Result<()> {
     require!(Root, Autofs, Ptrace);
     let sandbox = Sandbox::new()?;
     let mut master = sandbox.master(MasterOptions::new().indirect("i").arg("--swallow"))?;
-    let touch = blocked(&sandbox, "i/key");
+    let mut touch = blocked(&sandbox, "i/key");
     master.process().signal(Signal::SIGSTOP)?;
-    let freed = free(&sandbox, ["i"]).run().assert_code(3);
-    freed
-        .assert_stderr_contains("it is catatonic, and its master has to be restarted")
-        .assert_stderr_contains("freed 1 mount and 1 waiter");
-    assert_freed(touch);
-    assert_catatonic(&sandbox, "i")?;
+    let refused = free(&sandbox, ["i"]).run().assert_code(1);
+    refused
+        .assert_stderr_contains(&format!("continue it with kill -CONT {}", master.pid_inside()))
+        .assert_stderr_contains("nothing was changed");
+    assert!(!touch.has_ended());
     master.process().signal(Signal::SIGCONT)?;
+    free(&sandbox, ["i"]).run().assert_success();
+    assert_freed(touch);
+    master.assert_undisturbed();
+    Ok(())
+}
+
+#[test]
+fn a_master_that_can_make_no_calls_has_to_be_restarted() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("d").args(["--control-fds", "--swallow"]))?;
+    let touch = blocked(&sandbox, "d");
+    // No descriptor is free.
+    TestCommand::new("prlimit")
+        .args(["--nofile=3:3", "--pid", &master.pid().to_string()])
+        .run()
+        .assert_success();
+    let freed = free(&sandbox, ["d"]).run().assert_code(3);
+    freed.assert_stderr_contains("cannot make a socket pair").assert_stderr_contains("has to be restarted");
+    assert_freed(touch);
+    assert_catatonic(&sandbox, "d")?;
     master.assert_undisturbed();
     Ok(())
 }

@@ -28,14 +28,12 @@ pub fn open(world: &World, one: &Hung<'_>, killed: &mut usize) -> anyhow::Result
         match opener.open(&[(0, device)])?.pop() {
             Some(Ok(root)) => return Ok(root),
             Some(Err(errno)) if !may_be_pending(errno) => {
-                return Err(errno).with_context(|| format!("{}: cannot open it", one.place()));
+                return Err(errno).context("cannot open it");
             }
             _ => {}
         }
     }
-    Err(Errno::ETIMEDOUT).with_context(|| {
-        format!("{}: it could not be opened, though who asked first was killed", one.place())
-    })
+    Err(Errno::ETIMEDOUT).context("it could not be opened, though who asked first was killed")
 }
 
 /// Kills the process of a waiter and waits for its end; false if it has ended by itself.
