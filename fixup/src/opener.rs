@@ -47,6 +47,7 @@ pub struct Opener<'a> {
     target: Option<&'a Target>,
     child: Option<Child>,
     may_fork: bool,
+    patience: Duration,
 }
 
 impl<'a> Opener<'a> {
@@ -56,14 +57,32 @@ impl<'a> Opener<'a> {
         device: &'a ControlDevice,
         target: Option<&'a Target>,
     ) -> Self {
-        Self { places: places.into_iter().collect(), device, target, child: None, may_fork: true }
+        Self {
+            places: places.into_iter().collect(),
+            device,
+            target,
+            child: None,
+            may_fork: true,
+            patience: PATIENCE,
+        }
+    }
+
+    /// The same for who tries it again and again, and must be fast: with another time for each message.
+    pub fn hasty(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Has a child ready, so that the next mount is opened without delay.
+    pub fn prepare(&mut self) -> anyhow::Result<()> {
+        self.child().map(drop)
     }
 
     /// Whether a child may be forked when one is needed. Not while a session is open: it would keep the
     /// session's descriptors.
     pub fn allow_fork(&mut self, may_fork: bool) -> anyhow::Result<()> {
         if !may_fork {
-            self.child()?;
+            self.prepare()?;
         }
         self.may_fork = may_fork;
         Ok(())
@@ -115,9 +134,10 @@ impl<'a> Opener<'a> {
         if self.child.is_none() && !self.may_fork {
             return Ok(None);
         }
+        let patience = self.patience;
         let answer = {
             let child = self.child()?;
-            child.send(order, &[]).and_then(|()| child.receive(Some(Instant::now() + PATIENCE)))
+            child.send(order, &[]).and_then(|()| child.receive(Some(Instant::now() + patience)))
         };
         match answer {
             Ok(answer) => Ok(Some(answer)),
