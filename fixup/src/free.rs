@@ -72,17 +72,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     refuse(&hung, &ways, arguments.kill)?;
     let watched = Watched::all(&world, &hung);
     let mut freeing = Freeing { world: &world, hung: &hung, killed: 0 };
-    let connected = freeing.free(ways)?;
-    let killed = freeing.killed;
+    let connected = freeing.free(ways);
     let ends = verify::ends(&world, &hung, &connected)?;
     let left = watched.wait(world.deadline);
-    Ok(tell(
-        &world,
-        &hung,
-        &ends,
-        &left,
-        Counts { waiters: (watched.count() - left.len()).saturating_sub(killed), killed },
-    ))
+    let waiters = (watched.count() - left.len()).saturating_sub(freeing.killed);
+    Ok(tell(&world, &hung, &ends, &left, Counts { waiters, killed: freeing.killed }))
 }
 
 impl World {
@@ -141,7 +135,7 @@ struct Freeing<'a> {
 
 impl Freeing<'_> {
     /// Frees all; those that are connected again. One that cannot be freed does not keep the others.
-    fn free(&mut self, ways: Vec<Way>) -> anyhow::Result<BTreeSet<Device>> {
+    fn free(&mut self, ways: Vec<Way>) -> BTreeSet<Device> {
         // A master without a write end of its own must not see a hang-up while its mount has no pipe.
         let write_ends = self.write_ends();
         for (one, way) in self.hung.iter().zip(ways) {
@@ -150,9 +144,12 @@ impl Freeing<'_> {
             }
         }
         let lives = self.hung.iter().filter(|one| one.superblock.state == State::Connected);
-        let connected = reconnect::reconnect(self.world, &lives.collect::<Vec<_>>())?;
+        let connected = reconnect::reconnect(self.world, &lives.collect::<Vec<_>>());
         drop(write_ends);
-        Ok(connected)
+        connected.unwrap_or_else(|error| {
+            say(TOOL, format_args!("cannot connect masters again: {error:#}"));
+            BTreeSet::new()
+        })
     }
 
     /// Makes a superblock catatonic, unless its master does.

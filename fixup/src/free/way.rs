@@ -50,8 +50,8 @@ impl Way {
     pub fn refusal(&self, one: &Hung<'_>, may_kill: bool) -> Option<String> {
         match self {
             Self::Kill if !may_kill => Some(format!(
-                "{}: nobody can open it while {} waits, who asked first, and its master with its whole group is \
-                gone; --kill kills that process",
+                "{}: nobody can open it while {} waits, who asked first: no living process of its group is able \
+                 to; --kill kills that process",
                 one.place(),
                 first(one)
             )),
