@@ -197,7 +197,9 @@ fn tell(world: &World, hung: &[Hung<'_>], ends: &[End], left: &[String], counts:
     if counts.killed > 0 {
         text = format!("{text}; killed {}", processes(counts.killed));
     }
-    world.voice.note(text);
+    if freed > 0 {
+        world.voice.note(text);
+    }
     if ends.contains(&End::Ready) {
         world.voice.note(advice(hung, ends));
     }

@@ -353,6 +353,24 @@ fn a_master_that_can_make_no_calls_has_to_be_restarted() -> Result<()> {
     Ok(())
 }
 
+/// Another master's trigger covers the way, and its own walks wait there as anybody's.
+#[test]
+fn a_master_is_not_sent_to_where_it_would_wait_itself() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("way/d").like_systemd().arg("--swallow"))?;
+    let mut touch = blocked(&sandbox, "way/d");
+    let mut other = sandbox.master(MasterOptions::new().direct("way").arg("--swallow"))?;
+    let refused = free(&sandbox, ["way/d"]).run().assert_code(1);
+    refused
+        .assert_stderr_contains("way/d: cannot open the mount")
+        .assert_stderr_contains("it is as it was: it could not be freed");
+    assert!(!touch.has_ended());
+    master.assert_undisturbed();
+    other.assert_undisturbed();
+    Ok(())
+}
+
 #[test]
 fn a_master_goes_on_wherever_the_fixup_is_killed() -> Result<()> {
     require!(Root, Autofs, Ptrace);
