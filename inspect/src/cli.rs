@@ -24,7 +24,7 @@ pub struct Cli {
     #[arg(short = 'J', long, conflicts_with = "format")]
     json: bool,
 
-    /// Write a line for each mount that is not connected, and nothing else
+    /// Write a line for each mount that is not connected, with those who wait on it, and nothing else
     #[arg(long, conflicts_with_all = ["format", "json"])]
     pub check: bool,
 

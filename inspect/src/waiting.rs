@@ -149,3 +149,60 @@ impl fmt::Display for Waiting<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REPORT: &str = r#"
+format: autofs-cr/report/1
+hidden: []
+namespaces: []
+processes:
+- {pid: 50, ids: [50], group_ids: [50], session_ids: [50], pid_namespace: 1, start_time: 1, command: automount, kind: automount, pipe_ends: [], control_fds: []}
+superblocks:
+- {device: "0:45", options: {type: indirect, timeout: 1, minproto: 5, maxproto: 5}, state: connected, reason: "", pipe: 9, pgrp: 50, fd: 4, master: 50}
+- {device: "0:46", options: {type: direct, timeout: 1, minproto: 5, maxproto: 5}, state: orphaned, reason: "", pipe: 8, pgrp: 51, fd: 4}
+mounts:
+- {namespace: 1, id: 40, parent: 1, device: "0:45", root: /, mount_point: /net, options: rw, propagation: private, source: s}
+- {namespace: 1, id: 41, parent: 1, device: "0:45", root: /, mount_point: /copy, options: rw, propagation: private, source: s}
+- {namespace: 1, id: 42, parent: 1, device: "0:46", root: /, mount_point: /data, options: rw, propagation: private, source: s}
+content: []
+requests:
+- {pipe: 9, device: "0:45", kind: mount, token: 1, inode: 1, uid: 0, gid: 0, pid: 60, tgid: 60, name: a}
+waiters:
+- {pid: 60, tid: 60, start_time: 1, command: cat, uid: 0, role: first, device: "0:45", path: /net/a/x}
+- {pid: 61, tid: 61, start_time: 1, command: ls, uid: 0, role: joined, device: "0:45", path: /copy/b}
+- {pid: 62, tid: 62, start_time: 1, command: ls, uid: 0, role: expire, device: "0:45", path: /net/a}
+- {pid: 63, tid: 63, start_time: 1, command: ls, uid: 0, role: joined, device: "0:46"}
+- {pid: 63, tid: 64, start_time: 1, command: ls, uid: 0, role: first, device: "0:46", path: /data}
+- {pid: 65, tid: 65, start_time: 1, command: df, uid: 0, role: unknown}
+...
+"#;
+
+    #[test]
+    fn each_waiter_is_told_what_comes_of_it() {
+        let report: Report = autofs_cr_common::doc::parse(REPORT.as_bytes(), "a report").expect("valid");
+        let told: Vec<String> = all(&report).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "cat[60] waits on /net for /net/a/x (asked first): automount[50] has not read the request yet",
+                "ls[61] waits on /copy for /copy/b (joined): automount[50] has read the request and not answered yet",
+                "ls[62] waits on /net for /net/a (in an expire): automount[50] has read the request and not answered yet",
+                "ls[63] waits on /data (joined); its master is gone: free it with autofs-fixup --free /data",
+                "ls[63, thread 64] waits on /data for /data (asked first); its master is gone: free it with autofs-fixup --free /data",
+                "df[65] waits on an autofs mount that could not be told",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_process_with_several_threads_counts_once() {
+        let report: Report = autofs_cr_common::doc::parse(REPORT.as_bytes(), "a report").expect("valid");
+        let processes = by_device(&report);
+        let list_of = |minor| list(&processes[&Device::anonymous(minor)]);
+        assert_eq!(list_of(46), "1 process waits: ls[63]");
+        assert_eq!(list_of(45), "3 processes wait: cat[60], ls[61], ls[62]");
+    }
+}

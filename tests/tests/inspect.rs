@@ -1,5 +1,7 @@
 //! autofs-inspect on the real kernel.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use autofs_cr_common::doc::report::{
     Access, Mount, Process, RequestKind, Superblock, Waiter, WaiterRole, Within,
@@ -7,7 +9,10 @@ use autofs_cr_common::doc::report::{
 use autofs_cr_common::doc::{self, Report};
 use autofs_cr_common::model::{MountType, Pid, State};
 use autofs_cr_tests::require;
-use autofs_cr_tests::sandbox::{Master, MasterOptions, Running, Sandbox, TestCommand, Tool, program};
+use autofs_cr_tests::sandbox::{
+    Master, MasterOptions, Running, Sandbox, TestCommand, Tool, program, wait_until_blocked,
+};
+use nix::sys::signal::Signal;
 
 /// What inspect says of a sandbox, asked from outside.
 #[track_caller]
@@ -312,25 +317,325 @@ fn only_waiter(report: &Report) -> &Waiter {
     waiter
 }
 
+/// Starts a program that comes to wait in autofs, and waits for that.
+#[track_caller]
+fn start_blocked(command: TestCommand) -> Running {
+    let mut running = command.spawn();
+    let pid = running.process().pid();
+    wait_until_blocked(running.process(), 1, || vec![pid]);
+    running
+}
+
+/// The part that a waiter has, on what, and for what.
+fn wait_of(report: &Report, sandbox: &Sandbox, waiter: &Waiter) -> (WaiterRole, String, String) {
+    let inside = |path: &Path| match path.strip_prefix(sandbox.work()) {
+        Ok(inside) => inside.display().to_string(),
+        Err(_) => path.display().to_string(),
+    };
+    let mount = report.mounts.iter().find(|mount| Some(mount.device) == waiter.device);
+    let mount = mount.map_or("-".to_owned(), |mount| inside(&mount.mount_point));
+    (waiter.role, mount, waiter.path.as_ref().map_or("-".to_owned(), |path| inside(path)))
+}
+
+#[track_caller]
+fn assert_waits(report: &Report, sandbox: &Sandbox, pid: Pid, role: WaiterRole, mount: &str, path: &str) {
+    let waiter = report.waiters.iter().find(|waiter| waiter.pid == pid).expect("it is listed");
+    assert_eq!(wait_of(report, sandbox, waiter), (role, mount.to_owned(), path.to_owned()));
+}
+
+/// What inspect says when the master has read all requests.
+fn inspect_after_reading(sandbox: &Sandbox, master: &mut Master, requests: u64) -> Result<Report> {
+    while master.report()?.counters.swallowed < requests {}
+    let report = inspect(sandbox);
+    assert_eq!(report.requests, []);
+    Ok(report)
+}
+
 #[test]
 fn who_waits_is_named_with_its_mount_and_what_it_asked_for() -> Result<()> {
     require!(Root, Autofs, PipeInode);
     let sandbox = Sandbox::new()?;
-    let options = MasterOptions::new().direct("d").indirect("i").arg("--ignore-requests");
+    let options = MasterOptions::new().direct("d").indirect("i").offset("o").arg("--ignore-requests");
     let _master = sandbox.master(options)?;
     assert_eq!(inspect(&sandbox).waiters, []);
-    for (name, on) in [("i/a key", "i"), ("d", "d")] {
+    for (name, on) in [("i/a key", "i"), ("d", "d"), ("o", "o")] {
         let mut touch = sandbox.touch_in_background(sandbox.path(name));
         touch.wait_until_blocked();
         let report = inspect(&sandbox);
         let waiter = only_waiter(&report);
-        assert_eq!((waiter.pid, waiter.tid), (touch.pid(), touch.pid()), "{name}");
-        assert_eq!((waiter.role, waiter.uid), (WaiterRole::First, 0), "{name}");
-        assert_eq!(waiter.device, Some(find(&report, &sandbox, on).1.device), "{name}");
-        assert_eq!(waiter.path.as_deref(), Some(&*sandbox.path(name)), "{name}");
+        assert_eq!((waiter.pid, waiter.tid, waiter.uid), (touch.pid(), touch.pid(), 0), "{name}");
+        assert_eq!(waiter.command.as_bytes(), b"sandbox-init");
+        assert_waits(&report, &sandbox, touch.pid(), WaiterRole::First, on, name);
+        assert_eq!(inspect(&sandbox), report);
         assert!(touch.kill().is_err());
         assert_eq!(inspect(&sandbox).waiters, [], "{name}");
     }
+    Ok(())
+}
+
+#[test]
+fn who_asked_first_and_who_joined_are_told_apart_before_and_after_the_request_is_read() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    for option in ["--ignore-requests", "--swallow"] {
+        let sandbox = Sandbox::new()?;
+        let mut master = sandbox.master(MasterOptions::new().direct("d").indirect("i").arg(option))?;
+        let mut first = [
+            start_blocked(sandbox.command("cat").arg(sandbox.path("i/key"))),
+            start_blocked(sandbox.command("cat").arg(sandbox.path("d/below"))),
+        ];
+        let mut joined = [
+            start_blocked(sandbox.command("ls").arg(sandbox.path("i/key"))),
+            start_blocked(sandbox.command("stat").arg(sandbox.path("d"))),
+            start_blocked(sandbox.command("mountpoint").arg(sandbox.path("d"))),
+        ];
+        let report = match option {
+            "--swallow" => inspect_after_reading(&sandbox, &mut master, 2)?,
+            _ => inspect(&sandbox),
+        };
+        assert_eq!(report.waiters.len(), 5, "{option}");
+        for (running, mount, path) in [(0, "i", "i/key"), (1, "d", "d/below")] {
+            let pid = first[running].process().pid();
+            assert_waits(&report, &sandbox, pid, WaiterRole::First, mount, path);
+        }
+        for (running, mount, path) in [(0, "i", "i/key"), (1, "d", "d"), (2, "d", "d")] {
+            let pid = joined[running].process().pid();
+            assert_waits(&report, &sandbox, pid, WaiterRole::Joined, mount, path);
+        }
+        assert!(report.waiters.is_sorted_by_key(|waiter| (waiter.pid, waiter.tid)));
+    }
+    Ok(())
+}
+
+#[test]
+fn those_who_wait_for_a_dead_master_are_still_named() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::new()?;
+    let master = sandbox.master(MasterOptions::new().direct("d").indirect("i").arg("--ignore-requests"))?;
+    let mut on_key = start_blocked(sandbox.command("cat").arg(sandbox.path("i/key")));
+    let mut on_root = start_blocked(sandbox.command("cat").arg(sandbox.path("d")));
+    let mut joined = start_blocked(sandbox.command("cat").arg(sandbox.path("d/file")));
+    let [key, root, file] =
+        [&mut on_key, &mut on_root, &mut joined].map(|running: &mut Running| running.process().pid());
+    master.kill()?;
+    let report = inspect(&sandbox);
+    assert_waits(&report, &sandbox, key, WaiterRole::First, "i", "i/key");
+    assert_waits(&report, &sandbox, root, WaiterRole::First, "d", "d");
+    assert_waits(&report, &sandbox, file, WaiterRole::Joined, "d", "d/file");
+
+    let (i, d) = (sandbox.path("i"), sandbox.path("d"));
+    let (i, d) = (i.display(), d.display());
+    let table = Tool::inspect().target(&sandbox).run().assert_success();
+    let shown: Vec<Vec<&str>> =
+        table.stdout.lines().map(|line| line.split_whitespace().rev().take(2).collect()).collect();
+    let waiters: Vec<&str> = shown.iter().map(|words| words[1]).collect();
+    assert_eq!(waiters, ["WAITERS", "2", "1"], "{table}");
+    for line in [
+        format!(
+            "cat[{key}] waits on {i} for {i}/key (asked first); its master is gone: free it with autofs-fixup --free {i}\n"
+        ),
+        format!(
+            "cat[{root}] waits on {d} for {d} (asked first); its master is gone: free it with autofs-fixup --free {d}\n"
+        ),
+        format!(
+            "cat[{file}] waits on {d} for {d}/file (joined); its master is gone: free it with autofs-fixup --free {d}\n"
+        ),
+    ] {
+        assert!(table.stderr.contains(&format!("autofs-inspect: {line}")), "{table}");
+    }
+    let quiet = Tool::inspect().target(&sandbox).arg("-q").run().assert_success();
+    assert_eq!((quiet.stdout, quiet.stderr.as_str()), (table.stdout, ""));
+
+    let check = Tool::inspect().target(&sandbox).arg("--check").run().assert_code(3);
+    let lines: Vec<&str> = check.stdout.lines().collect();
+    assert_eq!(lines.len(), 2, "{check}");
+    assert!(lines[0].starts_with(&format!("{d}: orphaned: ")), "{check}");
+    let mut pids = [root, file];
+    pids.sort_unstable();
+    let [one, other] = pids;
+    assert!(lines[0].ends_with(&format!("; 2 processes wait: cat[{one}], cat[{other}]")), "{check}");
+    assert!(lines[1].ends_with(&format!("; 1 process waits: cat[{key}]")), "{check}");
+    Ok(())
+}
+
+#[test]
+fn a_master_that_read_a_request_and_does_not_answer_is_named() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().indirect("i").arg("--swallow"))?;
+    let mut waiter = start_blocked(sandbox.command("cat").arg(sandbox.path("i/key")));
+    inspect_after_reading(&sandbox, &mut master, 1)?;
+    let (pid, i) = (waiter.process().pid(), sandbox.path("i"));
+    let i = i.display();
+    let said = format!(
+        "cat[{pid}] waits on {i} for {i}/key (asked first): reference-maste[{}] has read the request and not answered yet",
+        master.pid()
+    );
+    Tool::inspect().target(&sandbox).run().assert_success().assert_stderr_contains(&said);
+    let check = Tool::inspect().target(&sandbox).arg("--check").run().assert_success();
+    assert_eq!(check.stdout, "", "a mount may be in progress");
+
+    let sandbox = Sandbox::new()?;
+    let _master = sandbox.master(MasterOptions::new().indirect("i").arg("--ignore-requests"))?;
+    let _waiter = start_blocked(sandbox.command("cat").arg(sandbox.path("i/key")));
+    let table = Tool::inspect().target(&sandbox).run().assert_success();
+    assert!(!table.stderr.contains("waits on"), "{table}");
+    let verbose = Tool::inspect().target(&sandbox).arg("-v").run().assert_success();
+    verbose.assert_stderr_contains("has not read the request yet");
+    Ok(())
+}
+
+#[test]
+fn each_thread_that_waits_is_named() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("d").indirect("i").arg("--swallow"))?;
+    let probe = sandbox.command(program("autofs-probe")).arg("open-in-threads");
+    let mut running = probe.args([sandbox.path("d"), sandbox.path("i/key")]).spawn();
+    let pid = running.process().pid();
+    wait_until_blocked(running.process(), 2, || vec![pid]);
+    let report = inspect_after_reading(&sandbox, &mut master, 2)?;
+    let [one, other] = report.waiters.as_slice() else { panic!("two waiters: {:?}", report.waiters) };
+    assert!((one.pid, other.pid) == (pid, pid) && one.tid < other.tid && one.tid != pid, "{report:?}");
+    let mut waits = [wait_of(&report, &sandbox, one), wait_of(&report, &sandbox, other)];
+    waits.sort_by(|one, other| one.1.cmp(&other.1));
+    let first = |mount: &str, path: &str| (WaiterRole::First, mount.to_owned(), path.to_owned());
+    assert_eq!(waits, [first("d", "d"), first("i", "i/key")]);
+    let table = Tool::inspect().target(&sandbox).run().assert_success();
+    table.assert_stderr_contains(&format!("autofs-probe[{pid}, thread {}] waits on ", one.tid));
+    Ok(())
+}
+
+#[test]
+fn a_path_is_named_from_where_it_starts() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("d").indirect("i").arg("--swallow"))?;
+    let (work, i) = (sandbox.work().display().to_string(), sandbox.path("i").display().to_string());
+    let shell = |script: String| sandbox.command("sh").args(["-c", &script]);
+    let at = sandbox.command(program("autofs-probe")).args(["open-at", &i]);
+    let commands = [
+        (shell(format!("cd {work} && exec cat i/one")), "i", "i/one"),
+        (shell(format!("cd {i} && exec cat two")), "i", "i/two"),
+        (shell(format!("cd {i} && exec cat .././d//./x")), "d", "d/x"),
+        (at.arg("three/x"), "i", "i/three/x"),
+        (shell(format!("cd {work} && exec i/four")), "i", "i/four"),
+    ];
+    let mut running = Vec::new();
+    for (command, mount, path) in commands {
+        let mut started = start_blocked(command);
+        let report = inspect_after_reading(&sandbox, &mut master, running.len() as u64 + 1)?;
+        assert_waits(&report, &sandbox, started.process().pid(), WaiterRole::First, mount, path);
+        running.push(started);
+    }
+    Ok(())
+}
+
+#[test]
+fn behind_a_symbolic_link_the_mount_is_only_told_while_the_request_is_unread() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    for (option, mount) in [("--ignore-requests", "i"), ("--swallow", "-")] {
+        let sandbox = Sandbox::new()?;
+        let mut master = sandbox.master(MasterOptions::new().indirect("i").arg(option))?;
+        let link = sandbox.path("link");
+        sandbox.run(["ln", "-s", "i/key", &link.display().to_string()]).assert_success();
+        let mut waiter = start_blocked(sandbox.command("cat").arg(&link));
+        let pid = waiter.process().pid();
+        let report = match option {
+            "--swallow" => inspect_after_reading(&sandbox, &mut master, 1)?,
+            _ => inspect(&sandbox),
+        };
+        assert_waits(&report, &sandbox, pid, WaiterRole::First, mount, "link");
+        if option == "--swallow" {
+            let said =
+                format!("cat[{pid}] waits on an autofs mount that could not be told for {}", link.display());
+            Tool::inspect().target(&sandbox).run().assert_success().assert_stderr_contains(&said);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_waiter_in_another_mount_namespace_is_found_by_the_copy_that_it_sees() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().indirect("i").arg("--swallow"))?;
+    let (i, moved) = (sandbox.path("i"), sandbox.mkdir("moved")?);
+    let script =
+        format!("mount --move {} {} && exec cat {}/key", i.display(), moved.display(), moved.display());
+    let apart = ["-m", "--propagation", "private", "sh", "-c"];
+    let mut waiter = start_blocked(sandbox.command("unshare").args(apart).arg(script));
+    let report = inspect_after_reading(&sandbox, &mut master, 1)?;
+    assert_waits(&report, &sandbox, waiter.process().pid(), WaiterRole::First, "i", "moved/key");
+
+    // A namespace with no mount of the report has no waiter of it.
+    let other = Sandbox::new()?;
+    assert_eq!(inspect(&other).waiters, []);
+    let _master = other.master(MasterOptions::new().indirect("i"))?;
+    assert_eq!(inspect(&other).waiters, []);
+    Ok(())
+}
+
+#[test]
+fn a_waiter_in_a_pid_namespace_below_that_of_the_master_is_found() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    for option in ["--ignore-requests", "--swallow"] {
+        let sandbox = Sandbox::new()?;
+        let mut master = sandbox.master(MasterOptions::new().indirect("i").arg(option))?;
+        let link = sandbox.path("link");
+        sandbox.run(["ln", "-s", "i/key", &link.display().to_string()]).assert_success();
+        let path = if option == "--swallow" { sandbox.path("i/key") } else { link };
+        let below = ["--pid", "--fork", "cat"];
+        let mut running = sandbox.command("unshare").args(below).arg(&path).spawn();
+        let blocked = wait_until_blocked(running.process(), 1, || sandbox.processes());
+        let report = match option {
+            "--swallow" => inspect_after_reading(&sandbox, &mut master, 1)?,
+            _ => inspect(&sandbox),
+        };
+        let path = path.strip_prefix(sandbox.work())?.display().to_string();
+        assert_waits(&report, &sandbox, blocked[0].process, WaiterRole::First, "i", &path);
+    }
+    Ok(())
+}
+
+#[test]
+fn who_waits_for_an_expire_is_told_apart() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("d").arg("--swallow"))?;
+    let (pid, d) = (master.pid(), sandbox.path("d"));
+    master.say(&format!("expire {}", d.display()))?;
+    wait_until_blocked(master.process(), 1, || vec![pid]);
+    let mut walker = start_blocked(sandbox.command("cat").arg(&d));
+    let report = inspect_after_reading(&sandbox, &mut master, 1)?;
+    assert_eq!(report.waiters.len(), 2);
+    assert_waits(&report, &sandbox, pid, WaiterRole::Expire, "d", "d");
+    let walker_pid = walker.process().pid();
+    assert_waits(&report, &sandbox, walker_pid, WaiterRole::Expire, "d", "d");
+
+    // A signal lets it wait for the end of the expire itself, which no signal ends.
+    walker.process().signal(Signal::SIGKILL)?;
+    while wait_until_blocked(walker.process(), 1, || vec![walker_pid])[0].function != "autofs_expire_wait" {}
+    assert_waits(&inspect(&sandbox), &sandbox, walker_pid, WaiterRole::Expire, "d", "d");
+    master.kill()?;
+    walker.finish();
+    Ok(())
+}
+
+#[test]
+fn another_user_sees_only_its_own_waiters_and_is_told_so() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::new()?;
+    let _master = sandbox.master(MasterOptions::new().indirect("i").arg("--ignore-requests"))?;
+    let _of_root = start_blocked(sandbox.command("cat").arg(sandbox.path("i/key")));
+    let _of_user = start_blocked(sandbox.command("/bin/cat").arg(sandbox.path("i/other")).user(65534));
+    let run = Tool::inspect().inside(&sandbox).user(65534).args(["-f", "yaml"]).run().assert_success();
+    let report: Report = doc::parse(run.stdout.as_bytes(), "the report")?;
+    let waiter = only_waiter(&report);
+    assert_eq!((waiter.role, waiter.uid), (WaiterRole::Unknown, 65534));
+    assert!(waiter.path.as_deref().is_none_or(|path| *path == *sandbox.path("i/other")), "{waiter:?}");
+    let hidden = report.hidden.join("\n");
+    assert!(hidden.contains("what keeps 1 thread of other users (root may see them) blocked"), "{hidden}");
+    assert!(hidden.contains("whether 1 thread in autofs asked first"), "{hidden}");
     Ok(())
 }
 

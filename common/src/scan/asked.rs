@@ -16,9 +16,17 @@ enum Name {
     At(usize, usize),
     /// A descriptor.
     Descriptor(usize),
+    /// The descriptor of an ioctl; on the control device of autofs, the one in the struct behind this address.
+    Ioctl(usize, usize),
 }
 
-use Name::{At, Descriptor, Path};
+use Name::{At, Descriptor, Ioctl, Path};
+
+/// Where `struct autofs_dev_ioctl` of linux/auto_dev-ioctl.h has the descriptor of a mount.
+const IOCTLFD: u64 = 12;
+
+/// Where the control device is.
+const CONTROL_DEVICE: &[u8] = b"/dev/autofs";
 
 /// The system calls that walk a path, or work on an open file of autofs.
 const CALLS: &[(libc::c_long, &[Name])] = &[
@@ -55,7 +63,8 @@ const CALLS: &[(libc::c_long, &[Name])] = &[
     (libc::SYS_llistxattr, &[Path(0)]),
     (libc::SYS_removexattr, &[Path(0)]),
     (libc::SYS_lremovexattr, &[Path(0)]),
-    (libc::SYS_mount, &[Path(1)]),
+    // The source may be no path at all.
+    (libc::SYS_mount, &[Path(1), Path(0)]),
     (libc::SYS_umount2, &[Path(0)]),
     (libc::SYS_pivot_root, &[Path(0), Path(1)]),
     (libc::SYS_open_tree, &[At(0, 1)]),
@@ -65,7 +74,7 @@ const CALLS: &[(libc::c_long, &[Name])] = &[
     (libc::SYS_fstat, &[Descriptor(0)]),
     (libc::SYS_fchdir, &[Descriptor(0)]),
     (libc::SYS_getdents64, &[Descriptor(0)]),
-    (libc::SYS_ioctl, &[Descriptor(0)]),
+    (libc::SYS_ioctl, &[Ioctl(0, 2)]),
 ];
 
 /// Those that newer architectures do not have any more.
@@ -120,7 +129,17 @@ impl Task<'_> {
             Path(at) => self.from(libc::AT_FDCWD, arguments[at]),
             At(directory, at) => self.from(descriptor(directory), arguments[at]),
             Descriptor(at) => self.base(descriptor(at)),
+            Ioctl(device, at) => self.ioctl(descriptor(device), arguments[at]),
         }
+    }
+
+    fn ioctl(&mut self, device: i32, address: u64) -> Option<Vec<u8>> {
+        let place = self.base(device)?;
+        if place != CONTROL_DEVICE {
+            return Some(place);
+        }
+        let mount = self.memory.int(self.tid, address.checked_add(IOCTLFD)?)?;
+        self.base(mount)
     }
 
     fn from(&mut self, directory: i32, address: u64) -> Option<Vec<u8>> {

@@ -21,6 +21,10 @@ mod waiters;
 
 use std::io;
 
+use holders::Holders;
+use tables::Tables;
+
+use crate::doc::report::Superblock;
 use crate::doc::{Format, Report};
 use crate::model::{Device, Pid, State};
 use crate::proc::Proc;
@@ -88,52 +92,69 @@ const MOST_LOOKS: usize = 4;
 /// A master that forks, or is given another pipe, while its descriptors are looked for can be missed,
 /// so nothing is called orphaned that is not so twice.
 pub fn scan(proc: &Proc, scope: Scope) -> Result<Report, ScanError> {
-    let mut report = look(proc, scope)?;
+    let mut look = Look::take(proc, scope)?;
     for _ in 1..MOST_LOOKS {
-        let before = orphans(&report);
+        let before = look.orphans();
         if before.is_empty() {
             break;
         }
-        report = look(proc, scope)?;
-        if orphans(&report) == before {
+        look = Look::take(proc, scope)?;
+        if look.orphans() == before {
             break;
         }
     }
-    Ok(report)
+    Ok(look.report(proc))
 }
 
-fn orphans(report: &Report) -> Vec<(Device, Option<u64>)> {
-    let orphaned = report.superblocks.iter().filter(|superblock| superblock.state == State::Orphaned);
-    orphaned.map(|superblock| (superblock.device, superblock.pipe)).collect()
+/// What was seen in one look.
+struct Look {
+    reader: Option<Pid>,
+    pids: Vec<Pid>,
+    tables: Tables,
+    holders: Holders,
+    superblocks: Vec<Superblock>,
+    hidden: Vec<String>,
 }
 
-fn look(proc: &Proc, scope: Scope) -> Result<Report, ScanError> {
-    let reader = reader(proc)?;
-    let pids = proc.pids().map_err(|source| read_error(proc, "", source))?;
-    let mut hidden = Vec::new();
-    let tables = tables::collect(proc, scope, &pids, &mut hidden)?;
-    let holders = holders::find(proc, &pids, reader, &tables);
-    let judged = judge::judge(proc, &pids, &tables, &holders, &mut hidden);
-    let requests = requests::waiting(proc, &holders, &mut hidden);
-    let scene = waiters::Scene {
-        proc,
-        tables: &tables,
-        superblocks: &judged,
-        holders: &holders,
-        requests: &requests,
-    };
-    let waiters = waiters::find(&scene, &pids, reader, &mut hidden);
-    Ok(Report {
-        format: Format::CURRENT,
-        hidden,
-        namespaces: tables.namespaces,
-        processes: holders.processes,
-        superblocks: judged,
-        mounts: tables.mounts,
-        content: tables.content,
-        requests,
-        waiters,
-    })
+impl Look {
+    fn take(proc: &Proc, scope: Scope) -> Result<Self, ScanError> {
+        let reader = reader(proc)?;
+        let pids = proc.pids().map_err(|source| read_error(proc, "", source))?;
+        let mut hidden = Vec::new();
+        let tables = tables::collect(proc, scope, &pids, &mut hidden)?;
+        let holders = holders::find(proc, &pids, reader, &tables);
+        let superblocks = judge::judge(proc, &pids, &tables, &holders, &mut hidden);
+        Ok(Self { reader, pids, tables, holders, superblocks, hidden })
+    }
+
+    fn orphans(&self) -> Vec<(Device, Option<u64>)> {
+        let orphaned = self.superblocks.iter().filter(|superblock| superblock.state == State::Orphaned);
+        orphaned.map(|superblock| (superblock.device, superblock.pipe)).collect()
+    }
+
+    /// Adds what waits for an answer.
+    fn report(mut self, proc: &Proc) -> Report {
+        let requests = requests::waiting(proc, &self.holders, &mut self.hidden);
+        let scene = waiters::Scene {
+            proc,
+            tables: &self.tables,
+            superblocks: &self.superblocks,
+            holders: &self.holders,
+            requests: &requests,
+        };
+        let waiters = waiters::find(&scene, &self.pids, self.reader, &mut self.hidden);
+        Report {
+            format: Format::CURRENT,
+            hidden: self.hidden,
+            namespaces: self.tables.namespaces,
+            processes: self.holders.processes,
+            superblocks: self.superblocks,
+            mounts: self.tables.mounts,
+            content: self.tables.content,
+            requests,
+            waiters,
+        }
+    }
 }
 
 /// This process in the tree; `None` for a fixture tree.
@@ -152,8 +173,12 @@ fn read_error(proc: &Proc, file: &str, source: io::Error) -> ScanError {
 /// A number of processes that may not be looked into, for people.
 fn processes(count: usize) -> String {
     let plural = if count == 1 { "" } else { "es" };
-    let advice = if nix::unistd::geteuid().is_root() { "" } else { " of other users (root may see them)" };
-    format!("{count} process{plural}{advice}")
+    format!("{count} process{plural}{}", advice())
+}
+
+/// Whose they are that may not be looked into, if they can be said to be anyone's.
+fn advice() -> &'static str {
+    if nix::unistd::geteuid().is_root() { "" } else { " of other users (root may see them)" }
 }
 
 #[cfg(test)]

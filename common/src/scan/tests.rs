@@ -8,8 +8,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use super::*;
-use crate::doc::report::Superblock;
-use crate::model::State;
+use crate::doc::report::{Waiter, WaiterRole};
 
 /// A tree that looks like /proc.
 struct Tree(TempDir);
@@ -51,6 +50,44 @@ impl Tree {
 
     fn reader(&self, pid: u32) -> &Self {
         self.fd(pid, 3, b"pipe:[900]", "pos:\t0\nflags:\t02004000\nmnt_id:\t15\n")
+    }
+
+    /// A thread that waits in autofs, in a system call of this number and first argument.
+    fn waiter(&self, pid: u32, tid: u32, stack: &str, call: (i64, u64)) -> &Self {
+        let thread = |name: &str| self.path(pid, &format!("task/{tid}/{name}"));
+        for directory in ["fd", "ns"] {
+            fs::create_dir_all(thread(directory)).expect("made");
+        }
+        let threads = fs::read_dir(self.path(pid, "task")).expect("listed").count();
+        let stat = format!("{tid} (cat) D 1 {pid} 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 {threads} 0 9{tid} 0 0\n");
+        fs::write(self.path(pid, "stat"), &stat).expect("written");
+        let syscall = format!("{} {:#x} 0x0 0x0 0x0 0x0 0x0 0x7f00 0x7f01\n", call.0, call.1);
+        let status = format!("Uid:\t1000\t0\t0\t0\nNStgid:\t{pid}\nNSpid:\t{tid}\n");
+        let mounts = fs::read_to_string(self.path(1, "mountinfo")).expect("read");
+        let files = [("stat", &*stat), ("status", &status), ("wchan", "autofs_wait"), ("stack", stack)];
+        for (name, text) in files.into_iter().chain([("syscall", &*syscall), ("mountinfo", &mounts)]) {
+            fs::write(thread(name), text).expect("written");
+        }
+        for (name, link) in [("root", "/"), ("cwd", "/net/home"), ("fd/3", "/net/x")] {
+            symlink(link, thread(name)).expect("linked");
+        }
+        symlink("mnt:[4026531841]", thread("ns/mnt")).expect("linked");
+        symlink("pid:[4026531836]", thread("ns/pid")).expect("linked");
+        self
+    }
+
+    /// Another text in a file of a thread.
+    fn rewrite(&self, pid: u32, tid: u32, name: &str, text: &str) -> &Self {
+        fs::write(self.path(pid, &format!("task/{tid}/{name}")), text).expect("written");
+        self
+    }
+
+    /// Another target of a link of a thread.
+    fn relink(&self, pid: u32, tid: u32, name: &str, target: &str) -> &Self {
+        let link = self.path(pid, &format!("task/{tid}/{name}"));
+        fs::remove_file(&link).expect("removed");
+        symlink(target, link).expect("linked");
+        self
     }
 
     /// The descriptors of a process cannot be listed.
@@ -222,4 +259,108 @@ fn every_namespace_is_looked_at_once() {
     let namespaces: Vec<i32> = report.namespaces.iter().map(|namespace| namespace.process.as_raw()).collect();
     assert_eq!(namespaces, [1, 80]);
     assert_eq!((report.mounts.len(), report.superblocks.len()), (2, 1));
+}
+
+const FIRST: &str = "[<0>] autofs_wait+0x1\n[<0>] autofs_mount_wait+0x1\n[<0>] autofs_d_automount+0x1\n";
+const JOINED: &str = "[<0>] autofs_wait+0x1\n[<0>] autofs_mount_wait+0x1\n[<0>] autofs_d_manage+0x1\n";
+const EXPIRE: &str = "[<0>] autofs_wait+0x1\n[<0>] autofs_expire_wait+0x1\n[<0>] autofs_d_manage+0x1\n";
+
+/// fstat(3), and statx(AT_FDCWD, NULL).
+const ON_DESCRIPTOR: (i64, u64) = (libc::SYS_fstat, 3);
+const ON_DIRECTORY: (i64, u64) = (libc::SYS_statx, 0xffff_ff9c);
+
+fn path(waiter: &Waiter) -> Option<String> {
+    waiter.path.as_ref().map(ToString::to_string)
+}
+
+#[test]
+fn threads_that_wait_are_found_with_their_part() {
+    let tree = Tree::new(AUTOFS.as_bytes());
+    tree.process(60, 60, "one").waiter(60, 60, FIRST, ON_DESCRIPTOR);
+    tree.process(70, 70, "many").waiter(70, 70, JOINED, ON_DIRECTORY).waiter(70, 71, EXPIRE, ON_DESCRIPTOR);
+    tree.process(80, 80, "idle");
+    let found = tree.scan().waiters;
+    let told: Vec<_> = found.iter().map(|waiter| (waiter.tid.as_raw(), waiter.role, path(waiter))).collect();
+    let text = |path: &str| Some(path.to_owned());
+    assert_eq!(
+        told,
+        [
+            (60, WaiterRole::First, text("/net/x")),
+            (70, WaiterRole::Joined, text("/net/home")),
+            (71, WaiterRole::Expire, text("/net/x")),
+        ]
+    );
+    assert!(found.iter().all(|waiter| waiter.device == Some(Device::anonymous(45)) && waiter.uid == 1000));
+    assert_eq!(
+        (found[2].pid.as_raw(), found[2].start_time, found[2].command.as_bytes()),
+        (70, 971, &b"cat"[..])
+    );
+}
+
+#[test]
+fn who_waits_for_something_else_or_no_more_is_no_waiter() {
+    let tree = Tree::new(AUTOFS.as_bytes());
+    for (pid, wchan) in [(60, "folio_wait_bit_common"), (61, "0"), (62, "")] {
+        tree.process(pid, pid, "x").waiter(pid, pid, FIRST, ON_DESCRIPTOR).rewrite(pid, pid, "wchan", wchan);
+    }
+    for (pid, gone) in [(70, "wchan"), (71, "status"), (72, "mountinfo"), (73, "")] {
+        tree.process(pid, pid, "x").waiter(pid, pid, FIRST, ON_DESCRIPTOR);
+        let thread = tree.path(pid, &format!("task/{pid}"));
+        match gone {
+            "" => fs::remove_dir_all(thread).expect("removed"),
+            name => fs::remove_file(thread.join(name)).expect("removed"),
+        }
+    }
+    let report = tree.scan();
+    assert_eq!((report.waiters, report.hidden), (vec![], vec![]));
+}
+
+#[test]
+fn what_cannot_be_told_of_a_waiter_is_left_out() {
+    let tree = Tree::new(AUTOFS.as_bytes());
+    tree.process(60, 60, "no stack").waiter(60, 60, "", ON_DESCRIPTOR);
+    tree.process(61, 61, "elsewhere").waiter(61, 61, FIRST, ON_DESCRIPTOR).relink(61, 61, "fd/3", "/home/x");
+    tree.process(62, 62, "running").waiter(62, 62, FIRST, ON_DESCRIPTOR).rewrite(
+        62,
+        62,
+        "syscall",
+        "running\n",
+    );
+    tree.process(63, 63, "removed").waiter(63, 63, FIRST, ON_DIRECTORY).relink(
+        63,
+        63,
+        "cwd",
+        "/net/a (deleted)",
+    );
+    let report = tree.scan();
+    let told: Vec<_> =
+        report.waiters.iter().map(|waiter| (waiter.role, waiter.device.is_some(), path(waiter))).collect();
+    assert_eq!(
+        told,
+        [
+            (WaiterRole::Unknown, true, Some("/net/x".to_owned())),
+            (WaiterRole::First, false, Some("/home/x".to_owned())),
+            (WaiterRole::First, false, None),
+            (WaiterRole::First, false, None),
+        ]
+    );
+    assert_eq!(report.hidden, ["whether 1 thread in autofs asked first: kernel stacks are for root alone"]);
+}
+
+#[test]
+fn a_waiter_is_seen_with_its_own_root_and_mounts() {
+    let tree = Tree::new(AUTOFS.as_bytes());
+    tree.process(60, 60, "jailed").waiter(60, 60, FIRST, ON_DESCRIPTOR);
+    tree.relink(60, 60, "root", "/jail").relink(60, 60, "fd/3", "/jail/in/x");
+    tree.rewrite(60, 60, "mountinfo", &AUTOFS.replace("/net", "/in"));
+    tree.process(61, 61, "apart").waiter(61, 61, FIRST, ON_DIRECTORY);
+    tree.relink(61, 61, "ns/mnt", "mnt:[4026539999]").rewrite(
+        61,
+        61,
+        "mountinfo",
+        &AUTOFS.replace("0:45", "0:46"),
+    );
+    let found = tree.scan().waiters;
+    assert_eq!(found.len(), 1, "the other one waits on a mount that is not looked at");
+    assert_eq!((path(&found[0]).as_deref(), found[0].device), (Some("/in/x"), Some(Device::anonymous(45))));
 }

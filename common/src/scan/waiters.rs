@@ -8,6 +8,7 @@ use std::collections::hash_map::Entry;
 use std::io;
 use std::rc::Rc;
 
+use super::advice;
 use super::asked;
 use super::holders::Holders;
 use super::memory::Memory;
@@ -110,10 +111,11 @@ impl<'a> Search<'a> {
             // It went on meanwhile, or this may not be known. The link of its directory is for the same readers.
             None => return thread.cwd().map(drop),
         }
-        let waiter = self.waiter(&thread, pid, tid)?;
+        let Some(waiter) = self.waiter(&thread, pid, tid)? else { return Ok(()) };
         // What was read belongs together if it still waits.
         if thread.wchan()?.is_some_and(|function| is_autofs(&function)) {
-            self.waiters.extend(waiter);
+            self.unseen_roles += usize::from(waiter.role == WaiterRole::Unknown);
+            self.waiters.push(waiter);
         }
         Ok(())
     }
@@ -127,7 +129,6 @@ impl<'a> Search<'a> {
         if let (WaiterRole::Unknown, Some(request)) = (role, request) {
             role = role_of_request(request);
         }
-        self.unseen_roles += usize::from(role == WaiterRole::Unknown);
         let paths = match thread.syscall() {
             Ok(Some(call)) => asked::paths(thread, tid, &call, &mut self.memory),
             _ => Vec::new(),
@@ -183,21 +184,15 @@ impl<'a> Search<'a> {
     fn hidden(&self) -> Vec<String> {
         let mut hidden = Vec::new();
         if self.unseen > 0 {
-            hidden.push(format!("for what {} wait that are blocked", threads(self.unseen)));
+            hidden.push(format!("what keeps {}{} blocked", count(self.unseen, "thread"), advice()));
         }
         if self.unseen_roles > 0 {
-            hidden.push(format!(
-                "in which role {} wait in autofs: stacks are for root",
-                threads(self.unseen_roles)
-            ));
+            let waiters = count(self.unseen_roles, "thread");
+            hidden.push(format!("whether {waiters} in autofs asked first: kernel stacks are for root alone"));
         }
         hidden.extend(self.memory.hidden());
         hidden
     }
-}
-
-fn threads(number: usize) -> String {
-    count(number, "thread")
 }
 
 fn is_autofs(function: &[u8]) -> bool {

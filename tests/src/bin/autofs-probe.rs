@@ -49,6 +49,10 @@ enum Step {
     Reuse { path: PathBuf },
     /// mkdir
     Mkdir { path: PathBuf },
+    /// Open a name from a descriptor of a directory
+    OpenAt { directory: PathBuf, name: PathBuf },
+    /// Open each path in a thread of its own
+    OpenInThreads { paths: Vec<PathBuf> },
 }
 
 fn main() -> ExitCode {
@@ -94,6 +98,15 @@ fn run(step: &Step) -> Result<()> {
         }
         Step::Reuse { path } => reuse(path)?,
         Step::Mkdir { path } => fs::create_dir(path)?,
+        Step::OpenAt { directory, name } => {
+            let directory = File::open(directory)?;
+            rustix::fs::openat(&directory, name, rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty())?;
+        }
+        Step::OpenInThreads { paths } => std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                paths.iter().map(|path| scope.spawn(move || File::open(path).map(drop))).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().expect("the thread"))
+        })?,
     }
     Ok(())
 }

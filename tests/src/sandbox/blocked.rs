@@ -2,8 +2,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use autofs_cr_common::model::Pid;
+
+use super::DEADLINE;
+use super::process::Process;
+
+/// How often /proc is looked at.
+const STEP: Duration = Duration::from_millis(2);
 
 /// A thread that waits in autofs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +37,24 @@ fn blocked_threads(process: Pid) -> Vec<Blocked> {
             function.starts_with("autofs_").then_some(Blocked { process, thread, function })
         })
         .collect()
+}
+
+/// Waits until this many threads of the processes that `list` names wait in autofs, and gives them. `process` is to
+/// go on meanwhile.
+///
+/// # Panics
+/// When there are not so many within the usual deadline, or `process` ends.
+pub fn wait_until_blocked(process: &mut Process, count: usize, list: impl Fn() -> Vec<Pid>) -> Vec<Blocked> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let blocked = blocked_in_autofs(&list());
+        if blocked.len() >= count {
+            return blocked;
+        }
+        // There is no event for this; waiting for the end in small steps is the next best.
+        assert_eq!(process.wait(STEP).expect("wait"), None, "the process ended");
+        assert!(Instant::now() < deadline, "{} of {count} threads are blocked: {blocked:?}", blocked.len());
+    }
 }
 
 /// Fails when the test's own mount namespace has a mount at or under `work`.

@@ -11,7 +11,7 @@ mod tool;
 mod touch;
 mod world;
 
-pub use blocked::{Blocked, assert_no_leaks, blocked_in_autofs};
+pub use blocked::{Blocked, assert_no_leaks, blocked_in_autofs, wait_until_blocked};
 pub use link::End;
 pub use masters::{Counters, Master, MasterOptions, MountReport, Report};
 pub use process::Process;

@@ -68,14 +68,10 @@ impl Touch {
     /// Waits until it is blocked in autofs.
     ///
     /// # Panics
-    /// When it is not within the usual deadline.
+    /// When it is not within the usual deadline, or ends.
     pub fn wait_until_blocked(&mut self) {
-        let deadline = std::time::Instant::now() + DEADLINE;
-        while super::blocked_in_autofs(&[self.pid()]).is_empty() {
-            // There is no event for this; waiting for the end in small steps is the next best.
-            assert_eq!(self.0.wait(Duration::from_millis(2)).expect("wait"), None, "the touch ended");
-            assert!(std::time::Instant::now() < deadline, "the touch is not blocked");
-        }
+        let pid = self.pid();
+        super::wait_until_blocked(&mut self.0, 1, || vec![pid]);
     }
 
     /// Waits for what came of it, under the usual deadline.
