@@ -2,6 +2,7 @@
 //! be killed.
 
 use std::ffi::CString;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,9 @@ use autofs_cr_common::segment::Segment;
 use autofs_cr_common::sys::autofs::ControlDevice;
 use autofs_cr_common::target::Target;
 use nix::errno::Errno;
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::fs::{Mode, OFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
 
 /// How many descriptors come in one message.
@@ -162,6 +165,7 @@ impl<'a> Opener<'a> {
         if let Some(target) = self.target {
             target.enter_mounts().with_context(|| format!("cannot enter the mounts of {}", target.pid()))?;
         }
+        let_go_of_streams().context("cannot let go of the standard streams")?;
         loop {
             let order: Order = match channel.receive(None) {
                 Ok((order, _)) => order,
@@ -201,6 +205,16 @@ pub fn may_be_pending(errno: Errno) -> bool {
 /// The places of a segment's superblocks.
 pub fn places(segment: &Segment) -> impl Iterator<Item = &TextPath> {
     segment.superblocks().iter().map(|superblock| &superblock.mount_point)
+}
+
+/// A child may outlive this tool where it cannot be killed, and nobody shall wait for it at the end of a pipe.
+/// There may be no /dev/null to stand in.
+fn let_go_of_streams() -> io::Result<()> {
+    let (nothing, nobody) = pipe_with(PipeFlags::CLOEXEC)?;
+    dup2_stdin(nothing)?;
+    dup2_stdout(&nobody)?;
+    dup2_stderr(&nobody)?;
+    Ok(())
 }
 
 /// What is sent of these besides the descriptors.

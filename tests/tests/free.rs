@@ -30,7 +30,9 @@ fn assert_freed(touch: Touch) {
 
 /// The value of an option in mountinfo.
 fn option(sandbox: &Sandbox, name: &str, option: &str) -> Result<String> {
-    let line = sandbox.mount_line(sandbox.path(name)).context("it is not mounted")?;
+    let path = sandbox.path(name).display().to_string();
+    let lines = sandbox.autofs_lines();
+    let line = lines.iter().rfind(|line| line.split(' ').nth(4) == Some(&path)).context("no autofs mount")?;
     let options = line.rsplit(' ').next().context("no options")?;
     let found = options.split(',').find_map(|word| word.strip_prefix(option)?.strip_prefix('='));
     Ok(found.context("no such option")?.to_owned())
@@ -303,6 +305,27 @@ fn a_master_that_waits_itself_is_freed_and_connected_again() -> Result<()> {
     sandbox.assert_nothing_blocked();
     master.serve()?;
     sandbox.touch(sandbox.path("i/other"))?;
+    master.assert_undisturbed();
+    Ok(())
+}
+
+/// A walk to such a mount waits for the end of the expire, where not even SIGKILL ends it. But who asked for
+/// the expire has a descriptor on the mount.
+#[test]
+fn a_direct_mount_in_an_expire_is_freed_through_the_descriptor_of_who_asked_for_it() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("d").like_systemd())?;
+    sandbox.touch(sandbox.path("d"))?;
+    master.swallow()?;
+    master.say(&format!("expire {}", sandbox.path("d").display()))?;
+    wait_until_swallowed(&mut master)?;
+    let touch = blocked(&sandbox, "d");
+    free(&sandbox, ["d"]).run().assert_success().assert_stderr_contains("freed 1 mount");
+    touch.join()?;
+    assert!(master.hear(DEADLINE)?.starts_with("expire "));
+    sandbox.assert_nothing_blocked();
+    assert_ne!(option(&sandbox, "d", "pipe_ino")?, "-1");
     master.assert_undisturbed();
     Ok(())
 }

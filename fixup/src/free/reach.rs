@@ -184,7 +184,7 @@ impl Search<'_> {
         hung.zip(self.ways)
             .map(|(one, way)| match way {
                 Some(Ok(way)) => way,
-                Some(Err(errno)) if may_be_pending(errno) && one.is_blocked() => Way::Kill,
+                Some(Err(errno)) if may_be_pending(errno) && one.is_blocked_by_first() => Way::Kill,
                 Some(Err(errno)) => Way::None(errno),
                 None => Way::None(Errno::ENOENT),
             })

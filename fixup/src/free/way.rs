@@ -56,7 +56,15 @@ impl Way {
                 first(one)
             )),
             Self::Held(why) => Some(format!("{}: its master cannot make the calls now: {why}", one.place())),
-            Self::None(errno) => Some(format!("{}: it cannot be opened: {errno}", one.place())),
+            Self::None(errno) => Some(match one.master() {
+                Some(master) => format!(
+                    "{}: it cannot be opened ({errno}) before its master {} (process {}) is ended",
+                    one.place(),
+                    master.command,
+                    master.pid
+                ),
+                None => format!("{}: it cannot be opened: {errno}", one.place()),
+            }),
             _ => None,
         }
     }
