@@ -55,17 +55,19 @@ pub fn ability(world: &World, pid: Pid, start_time: u64) -> anyhow::Result<Abili
     };
     let child = Child::spawn(|channel| Ok(channel.send(&try_out(world, &process), &[])?));
     let child = child.context("cannot start a child")?;
-    Ok(child.receive(Some(world.step(2 * STOP)))?.0)
+    let ability = child.receive(Some(world.step(3 * STOP)));
+    Ok(ability.map_or_else(|error| Ability::Unable(error.to_string()), |(ability, _)| ability))
 }
 
 fn try_out(world: &World, process: &Process) -> Ability {
-    let deadline = world.step(STOP);
+    let patience = world.step(STOP);
     loop {
+        let deadline = world.step(STOP);
         let tried = Stopped::attach(process.pidfd(), deadline);
         match tried.and_then(|stopped| stopped.start(deadline)?.finish(deadline)) {
             Ok(()) => return Ability::Able,
             // Perhaps by another fixup, which soon lets go of it. There is no event to wait for.
-            Err(Error::Traced { .. }) if Instant::now() < deadline => sleep(Duration::from_millis(5)),
+            Err(Error::Traced { .. }) if Instant::now() < patience => sleep(Duration::from_millis(5)),
             Err(error @ (Error::Traced { .. } | Error::GroupStopped { .. })) => {
                 return Ability::Held(error.to_string());
             }
