@@ -222,6 +222,25 @@ fn a_direct_mount_without_a_master_is_freed_through_a_descriptor_of_any_process(
 }
 
 #[test]
+fn a_mount_that_only_a_process_of_another_group_reads_is_freed_but_not_connected() -> Result<()> {
+    require!(Root, Autofs);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().indirect("i").arg("--swallow"))?;
+    let (read_fd, pid) = (master.report()?.mounts[0].read_fd, master.pid_inside());
+    let holds = sandbox.path("holds");
+    let script = format!("exec 7</proc/{pid}/fd/{read_fd}; : >{}; exec sleep 1000", holds.display());
+    let _holder = sandbox.command("setsid").args(["sh", "-c", &script]).spawn();
+    let wait = format!("until [ -e {} ]; do sleep 0.01; done", holds.display());
+    sandbox.run(["sh", "-c", &wait]).assert_success();
+    let touch = blocked(&sandbox, "i/key");
+    master.kill()?;
+    free(&sandbox, []).run().assert_success().assert_stderr_contains("nothing to free");
+    free(&sandbox, ["i"]).run().assert_code(3).assert_stderr_contains("its master has to be restarted");
+    assert_freed(touch);
+    assert_catatonic(&sandbox, "i")
+}
+
+#[test]
 fn without_a_place_only_mounts_whose_master_is_gone_are_freed() -> Result<()> {
     require!(Root, Autofs);
     let sandbox = Sandbox::new()?;
