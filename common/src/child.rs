@@ -1,10 +1,11 @@
 //! Steps that may block, run in a child process: it can be killed when a deadline passes, where a
-//! thread could not. SIGKILL also ends a wait on an autofs mount.
+//! thread could not. SIGKILL also ends a wait on an autofs mount, but for the end of an expire.
 
 use std::io;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -17,6 +18,9 @@ use crate::sys::process::{Fork, exit_child, fork};
 
 /// What a child calls itself where it can only speak to people.
 const NAME: &str = "autofs-cr child";
+
+/// How long a child that was killed is waited for. It takes some microseconds.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A child process and the channel to it. It is killed and reaped when dropped.
 #[derive(Debug)]
@@ -46,12 +50,23 @@ impl Child {
         self.pid
     }
 
-    /// Kills and reaps it.
+    /// Kills and reaps it. One that waits for the end of an autofs expire dies only with that: it is not
+    /// waited for, and does nothing more.
     pub fn kill(&mut self) {
         if !self.reaped {
             // It is our child and not reaped, so the id cannot be another's.
             let _ = kill(self.pid.to_nix(), Signal::SIGKILL);
-            let _ = self.wait();
+            self.wait_for_death();
+        }
+    }
+
+    /// There is no event with a deadline for this that a library could use.
+    fn wait_for_death(&mut self) {
+        let deadline = Instant::now() + LAST_PATIENCE;
+        let mut pause = Duration::from_micros(20);
+        while !self.has_ended() && Instant::now() < deadline {
+            sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(5));
         }
     }
 

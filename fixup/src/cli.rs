@@ -18,7 +18,7 @@ use clap::Parser;
 #[command(
     version,
     after_help = "Exit codes: 0 all connected; 1 failed; 2 wrong usage; 3 the rest is connected, but some \
-    masters have to be started with --exec. With --exec the code is that of CMD. With --free: 0 all freed; 3 \
+    masters have to be started with --exec. With --exec the code is that of CMD. With --free: 0 all freed; 1 not all; 3 \
     freed, but a master has to be restarted.\n\n\
     Environment: AUTOFS_CR_SEGMENT is the segment (a name, fd:N or /proc/PID/fd/N), where no -i is given, \
     for --pid and --exec. AUTOFS_CR_DEVICE=fd:N is an inherited descriptor of /dev/autofs, used where \

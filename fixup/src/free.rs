@@ -4,19 +4,21 @@
 //! | stage | file | what it does |
 //! |---|---|---|
 //! | 1. look | `free/hung.rs` | the report; which superblocks |
-//! | 2. reach | `free/reach.rs` | a way to each of them; so far nothing is changed |
+//! | 2. reach | `free/reach.rs`, `free/way.rs`, `free/process.rs` | a way to each of them; so far nothing is changed |
 //! | 3. kill | `free/kill.rs` | only where there is no other way, and with `--kill` |
 //! | 4. free | `free/reconnect.rs` | they turn catatonic, and those with a living master are connected again |
 //! | 5. verify | `free/verify.rs` | mountinfo tells what came of it, and nobody waits any more |
 
 mod hung;
 mod kill;
+mod process;
 mod reach;
 mod reconnect;
 mod verify;
+mod way;
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -24,7 +26,7 @@ use autofs_cr_common::cli::{Voice, count, say};
 use autofs_cr_common::doc::Report;
 use autofs_cr_common::exit::Exit;
 use autofs_cr_common::limits::raise_descriptors;
-use autofs_cr_common::model::State;
+use autofs_cr_common::model::{Device, State};
 use autofs_cr_common::pipe::WriteEnd;
 use autofs_cr_common::proc::Proc;
 use autofs_cr_common::scan::{Scope, scan};
@@ -35,8 +37,8 @@ use crate::cli::Arguments;
 use crate::mounts::Mounts;
 use crate::{TOOL, device};
 use hung::Hung;
-use reach::Way;
 use verify::{End, Watched};
+use way::Way;
 
 /// How long it may take, if nothing else was asked for.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,17 +72,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     refuse(&hung, &ways, arguments.kill)?;
     let watched = Watched::all(&world, &hung);
     let mut freeing = Freeing { world: &world, hung: &hung, killed: 0 };
-    freeing.free(ways)?;
-    let killed = freeing.killed;
-    let ends = verify::ends(&world, &hung)?;
+    let connected = freeing.free(ways);
+    let ends = verify::ends(&world, &hung, &connected)?;
     let left = watched.wait(world.deadline);
-    Ok(tell(
-        &world,
-        &hung,
-        &ends,
-        &left,
-        Counts { waiters: (watched.count() - left.len()).saturating_sub(killed), killed },
-    ))
+    let waiters = (watched.count() - left.len()).saturating_sub(freeing.killed);
+    Ok(tell(&world, &hung, &ends, &left, Counts { waiters, killed: freeing.killed }))
 }
 
 impl World {
@@ -138,31 +134,32 @@ struct Freeing<'a> {
 }
 
 impl Freeing<'_> {
-    fn free(&mut self, ways: Vec<Way>) -> anyhow::Result<()> {
+    /// Frees all; those that are connected again. One that cannot be freed does not keep the others.
+    fn free(&mut self, ways: Vec<Way>) -> BTreeSet<Device> {
         // A master without a write end of its own must not see a hang-up while its mount has no pipe.
         let write_ends = self.write_ends();
-        let mut lives = Vec::new();
         for (one, way) in self.hung.iter().zip(ways) {
-            match way {
-                Way::Master | Way::Catatonic | Way::Member(_) | Way::None(_) => {}
-                Way::Root(root) => self.make_catatonic(one, &root)?,
-                Way::Kill => {
-                    let root = kill::open(self.world, one, &mut self.killed)?;
-                    self.make_catatonic(one, &root)?;
-                }
-            }
-            if one.superblock.state == State::Connected {
-                lives.push(one);
+            if let Err(error) = self.cut_off(one, way) {
+                say(TOOL, format_args!("{}: {error:#}", one.place()));
             }
         }
-        reconnect::reconnect(self.world, &lives)?;
+        let lives = self.hung.iter().filter(|one| one.superblock.state == State::Connected);
+        let connected = reconnect::reconnect(self.world, &lives.collect::<Vec<_>>());
         drop(write_ends);
-        Ok(())
+        connected.unwrap_or_else(|error| {
+            say(TOOL, format_args!("cannot connect masters again: {error:#}"));
+            BTreeSet::new()
+        })
     }
 
-    fn make_catatonic(&self, one: &Hung<'_>, root: &OwnedFd) -> anyhow::Result<()> {
-        let made = self.world.device.make_catatonic(root.as_fd());
-        made.with_context(|| format!("{}: cannot make it catatonic", one.place()))
+    /// Makes a superblock catatonic, unless its master does.
+    fn cut_off(&mut self, one: &Hung<'_>, way: Way) -> anyhow::Result<()> {
+        let root = match way {
+            Way::Master | Way::Catatonic | Way::Member(_) | Way::Held(_) | Way::None(_) => return Ok(()),
+            Way::Root(root) => root,
+            Way::Kill => kill::open(self.world, one, &mut self.killed)?,
+        };
+        self.world.device.make_catatonic(root.as_fd()).context("cannot make it catatonic")
     }
 
     /// A write end of each pipe that is read.
@@ -200,7 +197,9 @@ fn tell(world: &World, hung: &[Hung<'_>], ends: &[End], left: &[String], counts:
     if counts.killed > 0 {
         text = format!("{text}; killed {}", processes(counts.killed));
     }
-    world.voice.note(text);
+    if freed > 0 {
+        world.voice.note(text);
+    }
     if ends.contains(&End::Ready) {
         world.voice.note(advice(hung, ends));
     }

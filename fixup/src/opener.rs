@@ -2,6 +2,7 @@
 //! be killed.
 
 use std::ffi::CString;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,9 @@ use autofs_cr_common::segment::Segment;
 use autofs_cr_common::sys::autofs::ControlDevice;
 use autofs_cr_common::target::Target;
 use nix::errno::Errno;
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::fs::{Mode, OFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
 
 /// How many descriptors come in one message.
@@ -47,6 +50,7 @@ pub struct Opener<'a> {
     target: Option<&'a Target>,
     child: Option<Child>,
     may_fork: bool,
+    patience: Duration,
 }
 
 impl<'a> Opener<'a> {
@@ -56,14 +60,32 @@ impl<'a> Opener<'a> {
         device: &'a ControlDevice,
         target: Option<&'a Target>,
     ) -> Self {
-        Self { places: places.into_iter().collect(), device, target, child: None, may_fork: true }
+        Self {
+            places: places.into_iter().collect(),
+            device,
+            target,
+            child: None,
+            may_fork: true,
+            patience: PATIENCE,
+        }
+    }
+
+    /// The same for who tries it again and again, and must be fast: with another time for each message.
+    pub fn hasty(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Has a child ready, so that the next mount is opened without delay.
+    pub fn prepare(&mut self) -> anyhow::Result<()> {
+        self.child().map(drop)
     }
 
     /// Whether a child may be forked when one is needed. Not while a session is open: it would keep the
     /// session's descriptors.
     pub fn allow_fork(&mut self, may_fork: bool) -> anyhow::Result<()> {
         if !may_fork {
-            self.child()?;
+            self.prepare()?;
         }
         self.may_fork = may_fork;
         Ok(())
@@ -115,9 +137,10 @@ impl<'a> Opener<'a> {
         if self.child.is_none() && !self.may_fork {
             return Ok(None);
         }
+        let patience = self.patience;
         let answer = {
             let child = self.child()?;
-            child.send(order, &[]).and_then(|()| child.receive(Some(Instant::now() + PATIENCE)))
+            child.send(order, &[]).and_then(|()| child.receive(Some(Instant::now() + patience)))
         };
         match answer {
             Ok(answer) => Ok(Some(answer)),
@@ -142,6 +165,7 @@ impl<'a> Opener<'a> {
         if let Some(target) = self.target {
             target.enter_mounts().with_context(|| format!("cannot enter the mounts of {}", target.pid()))?;
         }
+        let_go_of_streams().context("cannot let go of the standard streams")?;
         loop {
             let order: Order = match channel.receive(None) {
                 Ok((order, _)) => order,
@@ -181,6 +205,16 @@ pub fn may_be_pending(errno: Errno) -> bool {
 /// The places of a segment's superblocks.
 pub fn places(segment: &Segment) -> impl Iterator<Item = &TextPath> {
     segment.superblocks().iter().map(|superblock| &superblock.mount_point)
+}
+
+/// A child may outlive this tool where it cannot be killed, and nobody shall wait for it at the end of a pipe.
+/// There may be no /dev/null to stand in.
+fn let_go_of_streams() -> io::Result<()> {
+    let (nothing, nobody) = pipe_with(PipeFlags::CLOEXEC)?;
+    dup2_stdin(nothing)?;
+    dup2_stdout(&nobody)?;
+    dup2_stderr(&nobody)?;
+    Ok(())
 }
 
 /// What is sent of these besides the descriptors.

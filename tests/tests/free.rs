@@ -30,7 +30,9 @@ fn assert_freed(touch: Touch) {
 
 /// The value of an option in mountinfo.
 fn option(sandbox: &Sandbox, name: &str, option: &str) -> Result<String> {
-    let line = sandbox.mount_line(sandbox.path(name)).context("it is not mounted")?;
+    let path = sandbox.path(name).display().to_string();
+    let lines = sandbox.autofs_lines();
+    let line = lines.iter().rfind(|line| line.split(' ').nth(4) == Some(&path)).context("no autofs mount")?;
     let options = line.rsplit(' ').next().context("no options")?;
     let found = options.split(',').find_map(|word| word.strip_prefix(option)?.strip_prefix('='));
     Ok(found.context("no such option")?.to_owned())
@@ -220,6 +222,25 @@ fn a_direct_mount_without_a_master_is_freed_through_a_descriptor_of_any_process(
 }
 
 #[test]
+fn a_mount_that_only_a_process_of_another_group_reads_is_freed_but_not_connected() -> Result<()> {
+    require!(Root, Autofs);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().indirect("i").arg("--swallow"))?;
+    let (read_fd, pid) = (master.report()?.mounts[0].read_fd, master.pid_inside());
+    let holds = sandbox.path("holds");
+    let script = format!("exec 7</proc/{pid}/fd/{read_fd}; : >{}; exec sleep 1000", holds.display());
+    let _holder = sandbox.command("setsid").args(["sh", "-c", &script]).spawn();
+    let wait = format!("until [ -e {} ]; do sleep 0.01; done", holds.display());
+    sandbox.run(["sh", "-c", &wait]).assert_success();
+    let touch = blocked(&sandbox, "i/key");
+    master.kill()?;
+    free(&sandbox, []).run().assert_success().assert_stderr_contains("nothing to free");
+    free(&sandbox, ["i"]).run().assert_code(3).assert_stderr_contains("its master has to be restarted");
+    assert_freed(touch);
+    assert_catatonic(&sandbox, "i")
+}
+
+#[test]
 fn without_a_place_only_mounts_whose_master_is_gone_are_freed() -> Result<()> {
     require!(Root, Autofs);
     let sandbox = Sandbox::new()?;
@@ -307,6 +328,27 @@ fn a_master_that_waits_itself_is_freed_and_connected_again() -> Result<()> {
     Ok(())
 }
 
+/// A walk to such a mount waits for the end of the expire, where not even SIGKILL ends it. But who asked for
+/// the expire has a descriptor on the mount.
+#[test]
+fn a_direct_mount_in_an_expire_is_freed_through_the_descriptor_of_who_asked_for_it() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("d").like_systemd())?;
+    sandbox.touch(sandbox.path("d"))?;
+    master.swallow()?;
+    master.say(&format!("expire {}", sandbox.path("d").display()))?;
+    wait_until_swallowed(&mut master)?;
+    let touch = blocked(&sandbox, "d");
+    free(&sandbox, ["d"]).run().assert_success().assert_stderr_contains("freed 1 mount");
+    touch.join()?;
+    assert!(master.hear(DEADLINE)?.starts_with("expire "));
+    sandbox.assert_nothing_blocked();
+    assert_ne!(option(&sandbox, "d", "pipe_ino")?, "-1");
+    master.assert_undisturbed();
+    Ok(())
+}
+
 fn wait_until_swallowed(master: &mut Master) -> Result<()> {
     let deadline = Instant::now() + DEADLINE;
     while master.report()?.counters.swallowed == 0 {
@@ -316,20 +358,58 @@ fn wait_until_swallowed(master: &mut Master) -> Result<()> {
 }
 
 #[test]
-fn a_master_that_is_stopped_has_to_be_restarted() -> Result<()> {
+fn a_master_that_somebody_holds_has_to_be_let_go_first() -> Result<()> {
     require!(Root, Autofs, Ptrace);
     let sandbox = Sandbox::new()?;
     let mut master = sandbox.master(MasterOptions::new().indirect("i").arg("--swallow"))?;
-    let touch = blocked(&sandbox, "i/key");
+    let mut touch = blocked(&sandbox, "i/key");
     master.process().signal(Signal::SIGSTOP)?;
-    let freed = free(&sandbox, ["i"]).run().assert_code(3);
-    freed
-        .assert_stderr_contains("it is catatonic, and its master has to be restarted")
-        .assert_stderr_contains("freed 1 mount and 1 waiter");
-    assert_freed(touch);
-    assert_catatonic(&sandbox, "i")?;
+    let refused = free(&sandbox, ["i"]).run().assert_code(1);
+    refused
+        .assert_stderr_contains(&format!("continue it with kill -CONT {}", master.pid_inside()))
+        .assert_stderr_contains("nothing was changed");
+    assert!(!touch.has_ended());
     master.process().signal(Signal::SIGCONT)?;
+    free(&sandbox, ["i"]).run().assert_success();
+    assert_freed(touch);
     master.assert_undisturbed();
+    Ok(())
+}
+
+#[test]
+fn a_master_that_can_make_no_calls_has_to_be_restarted() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("d").args(["--control-fds", "--swallow"]))?;
+    let touch = blocked(&sandbox, "d");
+    // No descriptor is free.
+    TestCommand::new("prlimit")
+        .args(["--nofile=3:3", "--pid", &master.pid().to_string()])
+        .run()
+        .assert_success();
+    let freed = free(&sandbox, ["d"]).run().assert_code(3);
+    freed.assert_stderr_contains("cannot make a socket pair").assert_stderr_contains("has to be restarted");
+    assert_freed(touch);
+    assert_catatonic(&sandbox, "d")?;
+    master.assert_undisturbed();
+    Ok(())
+}
+
+/// Another master's trigger covers the way, and its own walks wait there as anybody's.
+#[test]
+fn a_master_is_not_sent_to_where_it_would_wait_itself() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("way/d").like_systemd().arg("--swallow"))?;
+    let mut touch = blocked(&sandbox, "way/d");
+    let mut other = sandbox.master(MasterOptions::new().direct("way").arg("--swallow"))?;
+    let refused = free(&sandbox, ["way/d"]).run().assert_code(1);
+    refused
+        .assert_stderr_contains("way/d: cannot open the mount")
+        .assert_stderr_contains("it is as it was: it could not be freed");
+    assert!(!touch.has_ended());
+    master.assert_undisturbed();
+    other.assert_undisturbed();
     Ok(())
 }
 

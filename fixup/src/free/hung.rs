@@ -89,9 +89,18 @@ impl<'a> Hung<'a> {
         self.waiters().filter(|waiter| waiter.role == WaiterRole::First)
     }
 
-    /// Whether a walk from outside is sure to block.
+    /// Whether a walk from outside is sure to block: one that waits for an expire could not even be killed.
     pub fn is_blocked(&self) -> bool {
-        self.superblock.options.mount_type != MountType::Indirect && self.first().next().is_some()
+        self.is_blocked_by_first() || (self.is_direct() && self.waiters().any(is_in_expire))
+    }
+
+    /// Whether a walk blocks until who asked first is gone.
+    pub fn is_blocked_by_first(&self) -> bool {
+        self.is_direct() && self.first().next().is_some() && !self.waiters().any(is_in_expire)
+    }
+
+    fn is_direct(&self) -> bool {
+        self.superblock.options.mount_type != MountType::Indirect
     }
 
     /// Who serves it.
@@ -124,4 +133,8 @@ impl<'a> Hung<'a> {
     pub fn name(&self) -> String {
         format!("{} {} {}", self.superblock.options.mount_type, self.place(), self.superblock.device)
     }
+}
+
+fn is_in_expire(waiter: &Waiter) -> bool {
+    waiter.role == WaiterRole::Expire
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use autofs_cr_common::doc::report::{Waiter, WaiterRole};
@@ -15,12 +15,16 @@ use super::World;
 use super::hung::Hung;
 use crate::opener::{Opener, may_be_pending};
 
+/// How long the mount may take to be opened before it is tried again.
+const PATIENCE: Duration = Duration::from_millis(200);
+
 /// Opens the root of a superblock by killing who asked first. Another one may come and be the first then,
 /// so this goes on until the mount is open.
 pub fn open(world: &World, one: &Hung<'_>, killed: &mut usize) -> anyhow::Result<OwnedFd> {
     let device = one.superblock.device;
-    let mut opener = Opener::new([one.place()], &world.device, world.target.as_ref());
+    let mut opener = Opener::new([one.place()], &world.device, world.target.as_ref()).hasty(PATIENCE);
     while Instant::now() < world.deadline {
+        opener.prepare()?;
         let report = world.report()?;
         for waiter in report.waiters_on(device).filter(|waiter| waiter.role == WaiterRole::First) {
             *killed += usize::from(kill(world, waiter)?);
@@ -28,14 +32,12 @@ pub fn open(world: &World, one: &Hung<'_>, killed: &mut usize) -> anyhow::Result
         match opener.open(&[(0, device)])?.pop() {
             Some(Ok(root)) => return Ok(root),
             Some(Err(errno)) if !may_be_pending(errno) => {
-                return Err(errno).with_context(|| format!("{}: cannot open it", one.place()));
+                return Err(errno).context("cannot open it");
             }
             _ => {}
         }
     }
-    Err(Errno::ETIMEDOUT).with_context(|| {
-        format!("{}: it could not be opened, though who asked first was killed", one.place())
-    })
+    Err(Errno::ETIMEDOUT).context("it could not be opened, though who asked first was killed")
 }
 
 /// Kills the process of a waiter and waits for its end; false if it has ended by itself.

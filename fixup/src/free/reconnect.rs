@@ -1,12 +1,12 @@
 //! Connecting masters that live to their mounts again, as a restore has it done: through a segment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use anyhow::Context;
 use autofs_cr_common::doc::image::End;
 use autofs_cr_common::doc::report;
-use autofs_cr_common::model::Pid;
+use autofs_cr_common::model::{Device, Pid};
 use autofs_cr_common::segment::{Master, Pipe, Plan, Process, Progress, Segment, Superblock};
 
 use super::World;
@@ -15,12 +15,12 @@ use crate::mounts::Mounts;
 use crate::side_by_side::Work;
 use crate::source::Source;
 
-/// Has masters make the pipes of these superblocks anew. Whom it went wrong with is told; what came of the
-/// superblocks, mountinfo tells.
-pub fn reconnect(world: &World, hung: &[&Hung<'_>]) -> anyhow::Result<()> {
+/// Has masters make the pipes of these superblocks anew; those that are connected then. What went wrong with
+/// others is told.
+pub fn reconnect(world: &World, hung: &[&Hung<'_>]) -> anyhow::Result<BTreeSet<Device>> {
     let plan = plan(world, hung)?;
     if plan.superblocks.is_empty() {
-        return Ok(());
+        return Ok(BTreeSet::new());
     }
     let owner = Segment::create(&plan).context("cannot make a segment")?;
     owner.advance_all(0..plan.superblocks.len(), Progress::Created)?;
@@ -28,7 +28,9 @@ pub fn reconnect(world: &World, hung: &[&Hung<'_>]) -> anyhow::Result<()> {
     let work =
         Work { source: &source, device: &world.device, timeout: Some(plan.timeout), voice: world.voice };
     work.run(&owner, &(0..plan.masters.len()).collect::<Vec<_>>())?;
-    Ok(())
+    let is_connected = |index: &usize| owner.progress(*index) == Ok(Progress::Connected);
+    let connected = (0..plan.superblocks.len()).filter(is_connected);
+    Ok(connected.map(|index| plan.superblocks[index].device).collect())
 }
 
 fn plan(world: &World, hung: &[&Hung<'_>]) -> anyhow::Result<Plan> {

@@ -1,11 +1,12 @@
 //! Asking the kernel what came of it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use autofs_cr_common::doc::report::Waiter;
-use autofs_cr_common::model::{KernelPipe, Pid, State};
+use autofs_cr_common::model::{Device, KernelPipe, Pid, State};
 
 use super::World;
 use super::hung::Hung;
@@ -34,8 +35,8 @@ impl fmt::Display for End {
     }
 }
 
-/// What mountinfo says of the superblocks.
-pub fn ends(world: &World, hung: &[Hung<'_>]) -> anyhow::Result<Vec<End>> {
+/// What mountinfo says of the superblocks, some of which were connected again.
+pub fn ends(world: &World, hung: &[Hung<'_>], connected: &BTreeSet<Device>) -> anyhow::Result<Vec<End>> {
     let mounts = world.mounts()?;
     let end = |one: &Hung<'_>| {
         let pipe = mounts.options(one.superblock.device).map(|found| found.pipe);
@@ -43,7 +44,7 @@ pub fn ends(world: &World, hung: &[Hung<'_>]) -> anyhow::Result<Vec<End>> {
         match one.superblock.state {
             // Taken away meanwhile.
             _ if pipe.is_none() => End::Ready,
-            State::Connected if is_same => End::Served,
+            State::Connected if connected.contains(&one.superblock.device) => End::Served,
             _ if is_same => End::Unchanged,
             State::Connected | State::Delegated if pipe == Some(KernelPipe::None) => End::Cut,
             _ if pipe == Some(KernelPipe::None) => End::Ready,
