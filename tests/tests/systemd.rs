@@ -541,3 +541,50 @@ fn a_service_with_mounts_of_its_own_keeps_them_from_being_replaced() -> Result<(
     assert_well(&machine);
     machine.close()
 }
+
+#[test]
+fn an_access_while_it_is_replaced_does_not_mount_the_content_twice() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Machine);
+    let (_turn, machine) = boot()?;
+    let [_, mounted] = idle_and_mounted(&machine)?;
+    let content = mounted.content();
+    let read = "while [ ! -e /run/enough ]; do read -r line </data/mounted/file; done";
+    let readers: Vec<_> = (0..2).map(|_| machine.spawn(["bash", "-c", read])).collect();
+
+    for round in 0..10 {
+        let (restored, _) = restore(&machine, &dump(&machine), &["--replace"]);
+        // It may be in use at that moment, and then all is as before.
+        assert_eq!(
+            mounted.content(),
+            content,
+            "round {round}\n{restored}\n{}",
+            machine.journal("data-mounted.mount")
+        );
+    }
+
+    machine.write("/run/enough", "")?;
+    readers.into_iter().for_each(|reader| drop(reader.finish()));
+    assert_serves(&machine, &mounted);
+    assert_well(&machine);
+    machine.close()
+}
+
+#[test]
+fn a_replacement_whose_fixup_fails_is_undone_and_it_serves_on() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Ptrace, Machine);
+    let (_turn, machine) = boot()?;
+    let [idle, mounted] = idle_and_mounted(&machine)?;
+    let (before, content) = (invocation(&machine, &mounted), mounted.content());
+    // A fixup cannot stop a process that somebody else traces.
+    let tracer = Tracer::of(machine.pid());
+    let (restored, fixed) = restore(&machine, &dump(&machine), &["--replace", "--connect", "fixup"]);
+    tracer.end();
+
+    fixed.assert_code(1);
+    restored.assert_code(1).assert_stderr_contains("everything was undone");
+    assert_eq!(invocation(&machine, &mounted), before);
+    assert_eq!(mounted.content(), content);
+    assert_serves(&machine, &idle);
+    assert_well(&machine);
+    machine.close()
+}
