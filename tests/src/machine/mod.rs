@@ -10,7 +10,9 @@ mod holder;
 mod rootfs;
 mod units;
 
+use std::fs::File;
 use std::ops::Deref;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Stdio;
@@ -19,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use autofs_cr_common::model::Pid;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::sandbox::{DEADLINE, Finished, Inside, Process, TestCommand, program};
 use cgroups::Cgroups;
@@ -112,6 +115,58 @@ impl Machine {
         shown.stdout.trim().to_owned()
     }
 
+    /// Writes the file of a unit, for the next [`reload`](Self::reload).
+    pub fn unit(&self, name: &str, text: &str) -> Result<()> {
+        self.write(format!("/etc/systemd/system/{name}"), text)
+    }
+
+    /// Has systemd read the files of its units.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    pub fn reload(&self) {
+        self.systemctl(["daemon-reload"]).assert_success();
+    }
+
+    /// Waits until a property of a unit has a value.
+    ///
+    /// # Panics
+    /// When it does not get it in time.
+    #[track_caller]
+    pub fn wait_for_property(&self, unit: &str, name: &str, wanted: &str) {
+        let has_it = |now: &String| now == wanted;
+        wait_for(&format!("{name} of {unit} becomes {wanted}"), || self.property(unit, name), has_it);
+    }
+
+    /// Waits until the journal of a unit has a text.
+    ///
+    /// # Panics
+    /// When it does not get it in time.
+    #[track_caller]
+    pub fn wait_for_journal(&self, unit: &str, text: &str) {
+        let what = format!("'{text}' in the journal of {unit}");
+        wait_for(&what, || self.journal(unit), |journal| journal.contains(text));
+    }
+
+    /// Waits until the mounts are as they have to be; the kernel tells when they have changed.
+    ///
+    /// # Panics
+    /// When they do not become so in time.
+    #[track_caller]
+    pub fn wait_for_mounts(&self, what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        // A change after this is told by poll, also when it comes before that.
+        let mounts = File::open(format!("/proc/{}/mountinfo", self.pid())).expect("open mountinfo");
+        while !holds() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).expect("a short time");
+            let mut changed = [PollFd::new(mounts.as_fd(), PollFlags::POLLPRI)];
+            let count = poll(&mut changed, timeout).expect("poll mountinfo");
+            assert!(count > 0, "{what}: not in time\n{}", self.mountinfo());
+        }
+    }
+
     /// The journal of a unit, or with an empty name all of it: the messages, a line each.
     ///
     /// # Panics
@@ -195,6 +250,19 @@ impl Drop for Machine {
         if let Err(error) = self.end() {
             eprintln!("end the machine: {error:#}");
         }
+    }
+}
+
+/// Asks again and again, as systemd and its journal tell nobody here of a change.
+#[track_caller]
+fn wait_for(what: &str, ask: impl Fn() -> String, holds: impl Fn(&String) -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let now = ask();
+        if holds(&now) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: not in time, but: {now}");
     }
 }
 
