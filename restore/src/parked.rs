@@ -14,6 +14,17 @@ pub struct Parking {
     pub mount_point: TextPath,
     /// What is parked there.
     pub mounts: Vec<Parked>,
+    /// What covers superblocks whose content is parked.
+    pub covers: Vec<Cover>,
+}
+
+/// An empty directory over an autofs mount whose content is parked: see [`crate::mounter`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cover {
+    /// Its mount id.
+    pub id: u64,
+    /// Where it is.
+    pub mount_point: TextPath,
 }
 
 /// A mount that is parked.
@@ -31,17 +42,25 @@ pub struct Parked {
 pub fn find(proc: &Proc, target: &Target) -> anyhow::Result<Vec<Parking>> {
     let text = proc.process(target.pid())?.mountinfo()?;
     let lines: Vec<_> = mountinfo::lines(&text).collect::<Result<_, _>>()?;
-    let parkings = lines.iter().filter(|line| line.source == PARKING_SOURCE.as_bytes());
+    let ours = lines.iter().filter(|line| line.source == PARKING_SOURCE.as_bytes());
+    // A cover shows only a directory of it.
+    let (parkings, covers): (Vec<&mountinfo::Line<'_>>, Vec<_>) = ours.partition(|line| line.root == b"/");
     parkings
+        .into_iter()
         .map(|parking| {
             let parked = lines.iter().filter(|line| line.parent == parking.id);
             let mounts = parked.map(|line| examine(target, line.id, path(line.mount_point)));
             Ok(Parking {
                 mount_point: path(parking.mount_point),
                 mounts: mounts.collect::<std::io::Result<_>>()?,
+                covers: covers.iter().filter(|line| line.device == parking.device).map(cover).collect(),
             })
         })
         .collect()
+}
+
+fn cover(line: &&mountinfo::Line<'_>) -> Cover {
+    Cover { id: line.id, mount_point: path(line.mount_point) }
 }
 
 fn examine(target: &Target, id: u64, mount_point: TextPath) -> std::io::Result<Parked> {

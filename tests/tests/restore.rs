@@ -807,3 +807,40 @@ fn a_delegated_mount_is_made_anew_with_its_group_and_never_adopted() -> Result<(
     reader.assert_undisturbed();
     sandbox.close()
 }
+
+#[test]
+fn what_a_killed_restore_covered_is_uncovered_by_the_next() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    for arguments in [&[][..], &["--replace"]] {
+        let sandbox = Sandbox::new()?;
+        let mut master = sandbox.master(MasterOptions::new().direct("a").args(["--identity=device"]))?;
+        sandbox.touch(sandbox.path("a"))?;
+        let content = sandbox.mount_line(sandbox.path("a")).context("it is there")?;
+        let image = dump(&sandbox);
+        let (place, parking) = (sandbox.path("a"), sandbox.mkdir("parking")?);
+        let (place, parking) = (place.to_string_lossy(), parking.to_string_lossy());
+        // As restore leaves it when it is killed while the old superblock is there still.
+        let probe = program("autofs-probe").display().to_string();
+        let covered = format!(
+            "mount -t tmpfs autofs-cr-parking {parking} && cd {parking} && mkdir 0 cover && ln -s {place} 0.was-at &&
+             {probe} beneath cover {place} && mount --move {place} 0"
+        );
+        sandbox.run(["sh", "-c", &covered]).assert_success();
+        sandbox.read(sandbox.path("a/served-by")).expect_err("an empty directory is there");
+
+        let restored = Tool::restore().target(&sandbox).args(arguments).stdin(&*image).run().assert_success();
+        restored.assert_stderr_contains("is moved back");
+        let id = |line: &str| line.split(' ').next().map(str::to_owned);
+        let mounts = sandbox.mountinfo();
+        let here = mounts.lines().filter(|line| line.split(' ').nth(4) == Some(&*place));
+        let others: Vec<_> = here.filter(|line| !line.contains(" - autofs ")).map(id).collect();
+        assert_eq!(others, [id(&content)], "{mounts}");
+        assert!(!mounts.contains("autofs-cr-parking"), "{mounts}");
+        assert!(sandbox.read(sandbox.path("a/served-by"))?.ends_with(" 1\n"));
+        assert_eq!(lasting(&dump(&sandbox)), lasting(&image), "{image}");
+        master.assert_undisturbed();
+        sandbox.close()?;
+    }
+    Ok(())
+}

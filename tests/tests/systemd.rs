@@ -484,15 +484,18 @@ fn a_request_from_a_mount_with_another_device_number_is_never_answered() -> Resu
 }
 
 #[test]
-fn an_image_from_before_it_was_executed_again_does_not_fit() -> Result<()> {
-    require!(Root, Autofs, PipeInode, Machine);
+fn an_image_from_before_it_was_executed_again_fits() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Ptrace, Machine);
     let (_turn, machine) = boot()?;
     let [idle, mounted] = idle_and_mounted(&machine)?;
     let image = dump(&machine);
     machine.systemctl(["daemon-reexec"]).assert_success();
-    let (restored, fixed) = restore(&machine, &image, &["--replace", "--timeout", "1"]);
-    restored.assert_code(1).assert_stderr_contains("is no read end of a pipe");
-    fixed.assert_code(3);
+    assert_ne!(read_ends(&dump(&machine)), read_ends(&image), "the numbers are others");
+    for arguments in [&["--replace"][..], &["--replace", "--connect", "fixup"]] {
+        let (restored, fixed) = restore(&machine, &image, arguments);
+        restored.assert_success();
+        fixed.assert_success();
+    }
     assert_serves(&machine, &idle);
     assert_serves(&machine, &mounted);
     assert_well(&machine);
@@ -586,5 +589,32 @@ fn a_replacement_whose_fixup_fails_is_undone_and_it_serves_on() -> Result<()> {
     assert_eq!(mounted.content(), content);
     assert_serves(&machine, &idle);
     assert_well(&machine);
+    machine.close()
+}
+
+#[test]
+fn a_unit_whose_mount_was_detached_has_to_be_restarted_and_restore_says_so() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Machine);
+    let (_turn, machine) = boot()?;
+    let unit = Automount::start(&machine, "/data/my-files", "/srv/a", 0)?;
+    let other = Automount::start(&machine, "/data/other", "/srv/a", 0)?;
+    let image = dump(&machine);
+    machine.run(["umount", "-l", "/data/my-files"]).assert_success();
+    machine.wait_for_property(&unit.unit("automount"), "ActiveState", "failed");
+    let before = machine.mountinfo();
+
+    let advice = format!(r"nsenter -t {} -a systemctl restart 'data-my\x2dfiles.automount'", machine.pid());
+    for arguments in [&[][..], &["--replace"], &["--connect", "fixup"]] {
+        let refused = Tool::restore().target(&machine).args(arguments).stdin(&*image).run().assert_code(1);
+        refused.assert_stderr_contains("/data/my-files: systemd-1 lives").assert_stderr_contains(&advice);
+        assert_eq!(machine.mountinfo(), before, "nothing was changed");
+    }
+    // As the message says; what is served then is left as it is.
+    TestCommand::new("sh").args(["-c", &advice]).run().assert_success();
+    let kept = Tool::restore().target(&machine).stdin(&*image).run().assert_success();
+    kept.assert_stderr_contains("/data/my-files is served by systemd[").assert_stderr_contains("keep 2");
+    assert_serves(&machine, &unit);
+    assert_serves(&machine, &other);
+    machine.assert_nothing_blocked();
     machine.close()
 }

@@ -86,7 +86,27 @@ impl Mounter<'_> {
             self.device.make_catatonic(root.as_fd()).context("cannot make it catatonic")?;
         }
         drop(root);
+        if action == Action::Connect {
+            return self.attach_with_content(item, &whole);
+        }
         self.attach_all(item, &whole)
+    }
+
+    /// Attaches the mount of a superblock that is connected already: with what is parked for it on it from its first
+    /// instant, as who asks before that comes has the master mount it once more.
+    fn attach_with_content(&mut self, item: usize, whole: &OwnedFd) -> anyhow::Result<()> {
+        let has_content = self.taken.get(&item).is_some_and(|taken| !taken.parked.is_empty());
+        // What is on which of several mounts is found when they are there.
+        if !has_content || self.plan.items[item].mounts.len() != 1 {
+            return self.attach_all(item, whole);
+        }
+        let stage = self.open_park()?.stage(whole).context("cannot mount it aside")?;
+        let attached = self.load(item, whole).and_then(|()| self.attach_all(item, whole));
+        let is_in_place = self.plan.items[item].mounts.iter().all(|mount| self.made.contains_key(mount));
+        if attached.is_err() && !is_in_place {
+            self.unload(item, &stage)?;
+        }
+        attached
     }
 
     /// Makes the superblock of an item, with its device number.

@@ -30,13 +30,16 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use anyhow::Context;
 use autofs_cr_common::channel::{Channel, ChannelError, MAX_MESSAGE};
 use autofs_cr_common::model::Pid;
 use autofs_cr_common::sys::autofs::ControlDevice;
 use autofs_cr_common::sys::mmap::SharedWords;
+use rustix::mount::UnmountFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::live::Masters;
+use crate::parked::Cover;
 use crate::plan::Plan;
 pub use launch::Launch;
 use numbers::Numbers;
@@ -250,14 +253,25 @@ impl<'a> Mounter<'a> {
     }
 
     fn make_groups(&mut self, groups: &[usize]) -> anyhow::Result<()> {
+        self.uncover_left_behind().context("cannot take away what a killed restore left")?;
         groups.iter().try_for_each(|&group| self.make_group(group))
+    }
+
+    /// Takes away what a restore that was killed covered autofs mounts with.
+    fn uncover_left_behind(&self) -> io::Result<()> {
+        for Cover { id, mount_point } in &self.plan.covers {
+            if self.root.top(mount_point)?.1 == *id {
+                rustix::mount::unmount(&**mount_point, UnmountFlags::NOFOLLOW)?;
+            }
+        }
+        Ok(())
     }
 
     /// Lets go of what is only needed while it works.
     fn finish(&mut self) -> Vec<String> {
         self.numbers.release();
         let mut parkings = self.plan.parkings.iter();
-        let removed = parkings.try_for_each(park::remove);
+        let removed = self.uncover_left_behind().and_then(|()| parkings.try_for_each(park::remove));
         let closed = self.park.take().map_or(Ok(()), Park::close);
         // Closing the place changed the current directory.
         let back = nix::unistd::fchdir(&self.proc_dir).map_err(io::Error::from);

@@ -9,8 +9,8 @@ use autofs_cr_common::model::{Device, TextPath};
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, symlinkat, unlinkat};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
 use super::place::Root;
@@ -21,6 +21,13 @@ pub const SOURCE: &str = "autofs-cr-parking";
 
 /// Where the place may be made, the first that works.
 const FOLDERS: [&str; 3] = ["run", "tmp", "."];
+
+/// The directory that covers show.
+const COVER: &str = "cover";
+
+/// From a descriptor onto another.
+const ONTO: MoveMountFlags =
+    MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH.union(MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH);
 
 /// A mounted tmpfs with a directory for each mount that is parked.
 #[derive(Debug)]
@@ -40,8 +47,7 @@ impl Park {
         let place = openat(&folder, &name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let mount = tmpfs_besides(wanted)?;
         // A mount under a shared one would take what is parked along into other namespaces.
-        let onto = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        let attached = move_mount(&mount, "", &place, "", onto)
+        let attached = move_mount(&mount, "", &place, "", ONTO)
             .map_err(io::Error::from)
             .and_then(|()| mount_setattr(&mount, None, Some(PropagationType::Private)));
         let park = Self { folder, name, mount, parked: 0 };
@@ -56,13 +62,49 @@ impl Park {
 
     /// Moves a mount here. A link beside it says where it was, for whoever finds it.
     pub fn store(&mut self, content: impl AsFd, was_at: &TextPath) -> io::Result<()> {
+        let (name, place) = self.new_place()?;
+        symlinkat(was_at as &std::path::Path, &self.mount, format!("{name}.was-at"))?;
+        Ok(move_mount(content, "", &place, "", ONTO)?)
+    }
+
+    /// A new directory, with its name.
+    fn new_place(&mut self) -> io::Result<(String, OwnedFd)> {
         let name = self.parked.to_string();
         self.parked += 1;
         mkdirat(&self.mount, &*name, Mode::RWXU)?;
-        symlinkat(was_at as &std::path::Path, &self.mount, format!("{name}.was-at"))?;
         let place = openat(&self.mount, &*name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        let onto = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        Ok(move_mount(content, "", &place, "", onto)?)
+        Ok((name, place))
+    }
+
+    /// Covers what lies beneath the mount `top`, which goes on to be on top: when that is moved away, everybody sees an
+    /// empty directory. Since Linux 6.5.
+    pub fn cover_beneath(&self, top: impl AsFd) -> io::Result<OwnedFd> {
+        match mkdirat(&self.mount, COVER, Mode::RWXU | Mode::from_raw_mode(0o055)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let empty = openat(&self.mount, COVER, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        let cover = open_tree(&empty, "", flags)?;
+        let beneath = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH
+            | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH
+            | MoveMountFlags::MOVE_MOUNT_BENEATH;
+        move_mount(&cover, "", top, "", beneath)?;
+        Ok(cover)
+    }
+
+    /// Mounts a new mount here, where nobody sees it yet; the name of the place.
+    pub fn stage(&mut self, mount: impl AsFd) -> io::Result<String> {
+        let (name, place) = self.new_place()?;
+        move_mount(mount, "", &place, "", ONTO)?;
+        Ok(name)
+    }
+
+    /// Takes such a mount away. Changes the current directory.
+    pub fn unstage(&self, name: &str) -> io::Result<()> {
+        nix::unistd::fchdir(&self.mount)?;
+        Ok(rustix::mount::unmount(name, UnmountFlags::NOFOLLOW)?)
     }
 
     /// Takes the place away. Nothing may be parked here any more.

@@ -43,7 +43,13 @@ impl Mounter<'_> {
         let mut taken = Taken::default();
         for OldMount { id, mount_point, is_shared } in &old.mounts {
             let fd = self.open_mount(mount_point, old.device)?;
-            taken.roots.push(Root { mount_point: mount_point.clone(), id: *id, is_shared: *is_shared, fd });
+            taken.roots.push(Root {
+                mount_point: mount_point.clone(),
+                id: *id,
+                is_shared: *is_shared,
+                fd,
+                cover: None,
+            });
         }
         for content in &old.content {
             // What a mount of the image covers is found when that is gone.
@@ -67,7 +73,7 @@ impl Mounter<'_> {
                 let mount_point = self.plan.image.mounts[mount].mount_point.clone();
                 let fd = self.open_mount(&mount_point, device)?;
                 let id = super::place::mount_id(fd.as_fd())?;
-                taken.roots.push(Root { mount_point, id, is_shared: false, fd });
+                taken.roots.push(Root { mount_point, id, is_shared: false, fd, cover: None });
             }
         }
         for parked in &planned.parked {

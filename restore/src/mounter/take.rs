@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use autofs_cr_common::model::TextPath;
@@ -20,6 +21,8 @@ pub(super) struct Taken {
     pub roots: Vec<Root>,
     /// What was mounted on it and is parked, in the order of mountinfo.
     pub parked: VecDeque<(OwnedFd, TextPath)>,
+    /// What of it is on the new mount already, before that is in its place.
+    pub loaded: Vec<(OwnedFd, TextPath)>,
 }
 
 /// A mount of such a superblock.
@@ -33,18 +36,26 @@ pub(super) struct Root {
     pub is_shared: bool,
     /// Its root, open for reading.
     pub fd: OwnedFd,
+    /// What covers it while its content is parked, so that nobody asks for that to be mounted.
+    pub cover: Option<OwnedFd>,
 }
 
 /// How often something may be mounted on a mount while that is taken away.
 const TRIES: usize = 8;
+
+/// How long a mount may be busy that nobody can get at any more.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 impl Mounter<'_> {
     /// Takes the old superblock of an item away.
     pub(super) fn take(&mut self, item: usize) -> anyhow::Result<()> {
         let Some(old) = &self.plan.items[item].old else { return Ok(()) };
         self.park_content(item, &old.content)?;
-        while let Some(root) = self.taken.get_mut(&item).and_then(|taken| taken.roots.pop()) {
-            self.unmount_old(item, root)?;
+        while let Some(root) = self.taken.get(&item).and_then(|taken| taken.roots.last()) {
+            let (mount_point, top) = (root.mount_point.clone(), root.top()?);
+            self.park_late_content(item, &mount_point, top)?;
+            let root = self.taken.get_mut(&item).and_then(|taken| taken.roots.pop());
+            root.map_or(Ok(()), |root| self.unmount_old(item, root))?;
         }
         Ok(())
     }
@@ -52,14 +63,31 @@ impl Mounter<'_> {
     /// Unmounts one of its mounts. Not lazily: what is in use would live on and keep the device number, and
     /// someone who waits for an answer would wait for ever. So if this fails, it goes on as it was.
     fn unmount_old(&mut self, item: usize, root: Root) -> anyhow::Result<()> {
-        let Root { mount_point, id, is_shared, fd } = root;
-        self.park_late_content(item, &mount_point, id)?;
-        drop(fd);
-        let Err(error) = unmount(&*mount_point, UnmountFlags::NOFOLLOW) else { return Ok(()) };
+        let Root { mount_point, id, is_shared, fd, cover } = root;
+        let is_cut_off = cover.is_some();
+        let unmounted = match cover {
+            Some(cover) => {
+                // Who comes between the end of the cover and its own sees an empty directory, and asks for nothing.
+                self.device.make_catatonic(fd.as_fd()).context("cannot make it catatonic")?;
+                drop((fd, cover));
+                unmount(&*mount_point, UnmountFlags::NOFOLLOW).and_then(|()| unmount_soon(&mount_point))
+            }
+            None => {
+                drop(fd);
+                unmount(&*mount_point, UnmountFlags::NOFOLLOW)
+            }
+        };
+        let Err(error) = unmounted else { return Ok(()) };
         let device = self.plan.items[item].old.as_ref().map(|old| old.device).unwrap_or_default();
         let fd = self.open_mount(&mount_point, device)?;
         if let Some(taken) = self.taken.get_mut(&item) {
-            taken.roots.push(Root { mount_point, id, is_shared, fd });
+            taken.roots.push(Root { mount_point, id, is_shared, fd, cover: None });
+        }
+        if is_cut_off {
+            return Err(error).context(
+                "cannot unmount it (a process has it open or as its current directory, by fuser -m), \
+                and it is catatonic now: run autofs-restore and autofs-fixup again",
+            );
         }
         if error == rustix::io::Errno::BUSY {
             bail!(
@@ -87,23 +115,57 @@ impl Mounter<'_> {
     fn park_content(&mut self, item: usize, contents: &[Content]) -> anyhow::Result<()> {
         for content in contents.iter().rev() {
             let mount = self.find_content(content)?;
+            self.prepare_parking(item, &content.mount_point)?;
+            // Of several on each other, the lowest is on the superblock.
+            let stack = contents.iter().filter(|other| other.mount_point == content.mount_point);
+            if stack.count() == 1 {
+                self.cover(item, &mount, &content.mount_point);
+            }
             self.store(item, mount, &content.mount_point)?;
         }
         Ok(())
     }
 
-    /// Moves one mount aside.
-    fn store(&mut self, item: usize, mount: OwnedFd, mount_point: &TextPath) -> anyhow::Result<()> {
-        let what = || format!("cannot move what is mounted at {mount_point} aside");
-        if self.park.is_none() {
-            let opened = Park::open(&self.root, &self.plan.wanted);
-            self.park = Some(opened.context("cannot make a place for what is mounted on autofs mounts")?);
-        }
-        let (Some(taken), Some(park)) = (self.taken.get_mut(&item), &mut self.park) else { return Ok(()) };
-        for root in taken.roots.iter().filter(|root| root.is_shared) {
+    /// Makes sure that mounts can be moved aside.
+    fn prepare_parking(&mut self, item: usize, mount_point: &TextPath) -> anyhow::Result<()> {
+        self.open_park()?;
+        let roots = self.taken.get(&item).map_or(&[][..], |taken| &taken.roots);
+        for root in roots.iter().filter(|root| root.is_shared) {
             // A mount cannot be moved away from a shared one.
-            mount_setattr(&root.fd, None, Some(PropagationType::Private)).with_context(what)?;
+            mount_setattr(&root.fd, None, Some(PropagationType::Private))
+                .with_context(|| format!("cannot move what is mounted at {mount_point} aside"))?;
         }
+        Ok(())
+    }
+
+    pub(super) fn open_park(&mut self) -> anyhow::Result<&mut Park> {
+        let park = match self.park.take() {
+            Some(park) => park,
+            None => Park::open(&self.root, &self.plan.wanted)
+                .context("cannot make a place for what is mounted on autofs mounts")?,
+        };
+        Ok(self.park.insert(park))
+    }
+
+    /// Covers a superblock beneath what is mounted on its root. Where that cannot be, before Linux 6.5, who asks while
+    /// that is parked has the master mount it once more.
+    fn cover(&mut self, item: usize, top: &OwnedFd, mount_point: &TextPath) {
+        let (Some(taken), Some(park)) = (self.taken.get_mut(&item), &self.park) else { return };
+        if let Some(root) = taken.roots.iter_mut().find(|root| root.mount_point == *mount_point) {
+            root.cover = park.cover_beneath(top).ok();
+        }
+    }
+
+    /// Moves one mount aside.
+    pub(super) fn store(
+        &mut self,
+        item: usize,
+        mount: OwnedFd,
+        mount_point: &TextPath,
+    ) -> anyhow::Result<()> {
+        let what = || format!("cannot move what is mounted at {mount_point} aside");
+        self.prepare_parking(item, mount_point)?;
+        let (Some(taken), Some(park)) = (self.taken.get_mut(&item), &mut self.park) else { return Ok(()) };
         park.store(&mount, mount_point).with_context(what)?;
         taken.parked.push_front((mount, mount_point.clone()));
         Ok(())
@@ -115,8 +177,13 @@ impl Mounter<'_> {
         let Some(mut taken) = self.taken.remove(&item) else { return Ok(()) };
         let mut result = Ok(());
         while let (Ok(()), Some((content, mount_point))) = (&result, taken.parked.front()) {
-            let place = self.place_for_content(item, &taken, mount_point);
-            let moved = place.and_then(|place| Ok(move_onto(content, &place)?));
+            let covered = taken.roots.iter_mut().find(|root| root.mount_point == *mount_point);
+            let moved = match covered.and_then(|root| root.cover.take()) {
+                Some(cover) => replace_cover(content, cover, mount_point),
+                None => self
+                    .place_for_content(item, &taken, mount_point)
+                    .and_then(|place| Ok(move_onto(content, &place)?)),
+            };
             result =
                 moved.with_context(|| format!("cannot move what was mounted at {mount_point} back there"));
             if result.is_ok() {
@@ -125,6 +192,30 @@ impl Mounter<'_> {
         }
         self.taken.insert(item, taken);
         result
+    }
+
+    /// Moves what is parked for an item onto its new mount, which is in nobody's sight yet. Nothing is inside
+    /// that, so all of it goes onto its root.
+    pub(super) fn load(&mut self, item: usize, new: &OwnedFd) -> anyhow::Result<()> {
+        let Some(taken) = self.taken.get_mut(&item) else { return Ok(()) };
+        while let Some((content, mount_point)) = taken.parked.front() {
+            move_onto(content, new).with_context(|| {
+                format!("cannot move what was mounted at {mount_point} onto the new mount")
+            })?;
+            taken.loaded.extend(taken.parked.pop_front());
+        }
+        Ok(())
+    }
+
+    /// Parks what [`load`](Self::load) has moved once more, and takes the new mount away from its stage.
+    pub(super) fn unload(&mut self, item: usize, stage: &str) -> anyhow::Result<()> {
+        let (Some(taken), Some(park)) = (self.taken.get_mut(&item), &mut self.park) else { return Ok(()) };
+        while let Some((content, mount_point)) = taken.loaded.pop() {
+            park.store(&content, &mount_point)?;
+            taken.parked.push_front((content, mount_point));
+        }
+        park.unstage(stage)?;
+        Ok(nix::unistd::fchdir(&self.proc_dir)?)
     }
 
     fn place_for_content(&self, item: usize, taken: &Taken, path: &TextPath) -> anyhow::Result<OwnedFd> {
@@ -149,6 +240,34 @@ impl Mounter<'_> {
             mount_setattr(&root.fd, None, Some(PropagationType::Shared)).err().map(|error| (root, error))
         });
         failed.map(|(root, error)| format!("{} cannot be shared again: {error}", root.mount_point)).next()
+    }
+}
+
+impl Root {
+    /// The id of what is on top at its place.
+    fn top(&self) -> io::Result<u64> {
+        self.cover.as_ref().map_or(Ok(self.id), |cover| super::place::mount_id(cover.as_fd()))
+    }
+}
+
+/// Puts content back beneath a cover, and takes that away.
+fn replace_cover(content: &OwnedFd, cover: OwnedFd, mount_point: &TextPath) -> anyhow::Result<()> {
+    let beneath = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH
+        | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH
+        | MoveMountFlags::MOVE_MOUNT_BENEATH;
+    move_mount(content, "", &cover, "", beneath)?;
+    drop(cover);
+    Ok(unmount(&**mount_point, UnmountFlags::NOFOLLOW)?)
+}
+
+/// Unmounts what somebody may be walking by, which makes it busy for an instant.
+fn unmount_soon(mount_point: &TextPath) -> rustix::io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match unmount(&**mount_point, UnmountFlags::NOFOLLOW) {
+            Err(rustix::io::Errno::BUSY) if Instant::now() < deadline => std::thread::yield_now(),
+            result => return result,
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use autofs_cr_common::model::TextPath;
 use autofs_cr_common::sys::autofs::set_timeout_as_admin;
+use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::make::Number;
@@ -111,22 +112,41 @@ impl Mounter<'_> {
     }
 
     /// A new superblock stands in the place of an old one that was connected, and its fixup did not come
-    /// to an end. One that is connected at once takes its place, if nothing is inside or on it.
+    /// to an end. One that is connected at once takes its place, if nothing is inside.
     fn connect_instead(&mut self, item: usize) -> Option<String> {
-        let has_content = self.plan.items[item].old.as_ref().is_some_and(|old| !old.content.is_empty());
-        if has_content || !self.can_connect(item) {
+        if !self.can_connect(item) {
             return Some(self.left_catatonic(item));
+        }
+        if let Err(error) = self.park_again(item) {
+            return Some(format!("{}: {error:#}", self.left_catatonic(item)));
         }
         let problems = self.unmake(item);
         problems.into_iter().next().or_else(|| self.make_equal(item))
+    }
+
+    /// Moves aside what was moved onto the new superblock. That is catatonic, so nobody asks for it meanwhile.
+    fn park_again(&mut self, item: usize) -> anyhow::Result<()> {
+        let Some(old) = &self.plan.items[item].old else { return Ok(()) };
+        if old.content.is_empty() {
+            return Ok(());
+        }
+        for tree in self.plan.items[item].mounts.iter().filter_map(|mount| self.made.get(mount)) {
+            // A mount cannot be moved away from a shared one.
+            mount_setattr(tree, None, Some(PropagationType::Private)).context("cannot make it private")?;
+        }
+        for content in old.content.iter().rev() {
+            let mount = self.find_content(content)?;
+            self.store(item, mount, &content.mount_point)?;
+        }
+        Ok(())
     }
 
     /// Whether an item can be made connected although a fixup was planned for it.
     fn can_connect(&self, item: usize) -> bool {
         let superblock = &self.plan.image.superblocks[item];
         let is_empty = superblock.directories.is_empty() && superblock.symlinks.is_empty();
-        let live = superblock.master.as_ref().and_then(|id| self.masters.live.get(id));
-        is_empty && self.plan.items[item].group.is_some() && live.is_some()
+        let is_read = self.masters.pipe_of(superblock).is_some();
+        is_empty && self.plan.items[item].group.is_some() && is_read
     }
 
     fn left_catatonic(&self, item: usize) -> String {

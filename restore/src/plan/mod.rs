@@ -21,7 +21,7 @@ use autofs_cr_common::model::{Device, Pid, TextPath};
 
 use crate::layout::{self, Layout};
 use crate::live::Masters;
-use crate::parked::{Parked, Parking};
+use crate::parked::{Cover, Parked, Parking};
 pub use error::PlanError;
 use planner::Planner;
 use there::There;
@@ -160,6 +160,8 @@ pub struct Plan {
     pub groups: Vec<Vec<usize>>,
     /// Where a restore that was killed parked mounts: to be taken away.
     pub parkings: Vec<TextPath>,
+    /// What it covered autofs mounts with: to be taken away.
+    pub covers: Vec<Cover>,
     /// What the user should know of it.
     pub notes: Vec<String>,
 }
@@ -210,8 +212,9 @@ pub fn plan(
     let wanted = image.superblocks.iter().map(|superblock| superblock.device).collect();
     let item_of = layout::item_of(&image, &items);
     let groups = layout.groups(&items, &item_of);
+    let covers = parkings.iter().flat_map(|parking| parking.covers.iter().cloned()).collect();
     let parkings = parkings.iter().map(|parking| parking.mount_point.clone()).collect();
-    Ok(Plan { image, items, wanted, item_of, parents: layout.parents, groups, parkings, notes })
+    Ok(Plan { image, items, wanted, item_of, parents: layout.parents, groups, parkings, covers, notes })
 }
 
 /// The device numbers that mounts anywhere on the host have, with a word on where.

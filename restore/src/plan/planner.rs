@@ -197,6 +197,9 @@ impl Planner<'_> {
             return Err(PlanError::AlsoMounted { device, mount_point: other.mount_point.clone() });
         }
         let content = there.iter().filter_map(|mount| self.there.content.get(&mount.id)).flatten();
+        let covers = self.parkings.iter().flat_map(|parking| &parking.covers);
+        let covers: HashSet<u64> = covers.map(|cover| cover.id).collect();
+        let content = content.filter(|content| !covers.contains(&content.id));
         Ok(Old {
             device,
             mounts: there.iter().map(|mount| OldMount::of(mount)).collect(),

@@ -21,6 +21,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::ioctl_fionread;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, tee};
 
 /// One step.
@@ -42,6 +43,8 @@ enum Step {
     SetPipe { path: PathBuf, device: Device, master: i32, read_fd: i32 },
     /// Make it orphaned: its pipe is one whose reader, this process, ends
     Orphan { path: PathBuf, device: Device },
+    /// Mount a directory beneath what is mounted at a path
+    Beneath { directory: PathBuf, path: PathBuf },
     /// Set its timeout
     Timeout { path: PathBuf, device: Device, seconds: u64 },
     /// Copy the unread requests of a pipe: prints "bytes COUNT", then one line each
@@ -104,6 +107,12 @@ fn run(step: &Step) -> Result<()> {
             let root = open(&device, path, *number)?;
             device.make_catatonic(root.as_fd())?;
             device.set_pipe(root.as_fd(), write.as_fd())?;
+        }
+        Step::Beneath { directory, path } => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            let tree = open_tree(CWD, directory, flags)?;
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_BENEATH;
+            move_mount(tree, "", CWD, path, flags)?;
         }
         Step::Timeout { path, device: number, seconds } => {
             device.set_timeout(open(&device, path, *number)?.as_fd(), Duration::from_secs(*seconds))?;
