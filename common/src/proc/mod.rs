@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatxFlags, openat, readlinkat, readlinkat_raw, statx};
 
-use crate::model::Pid;
+use crate::model::{Device, Pid};
 
 pub use absence::{Absence, absence};
 pub use descriptors::{Descriptors, FdInfo, Target};
@@ -131,6 +131,27 @@ impl ProcessDir {
         let what = StatxFlags::INO | StatxFlags::MNT_ID;
         let root = statx(&self.dir, "root", AtFlags::STATX_DONT_SYNC, what)?;
         Ok((root.stx_dev_major, root.stx_dev_minor, root.stx_ino, root.stx_mnt_id))
+    }
+
+    /// Whether its current or root directory, or something that it has open, is on this device, as far as that may be
+    /// seen. The links are magic ones, which lead there without a walk, and nothing is asked of a file server.
+    pub fn is_on(&self, device: Device) -> bool {
+        let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+        let is_there = |link: &str| {
+            let found = statx(&self.dir, link, flags, StatxFlags::empty());
+            found
+                .is_ok_and(|found| (found.stx_dev_major, found.stx_dev_minor) == (device.major, device.minor))
+        };
+        if is_there("cwd") || is_there("root") {
+            return true;
+        }
+        let Ok(descriptors) = self.descriptors() else { return false };
+        let mut found = false;
+        let _ = descriptors.for_each(|fd, target| {
+            let is_path = matches!(target, Target::Path(_));
+            found |= is_path && descriptors.device(fd).is_ok_and(|its| its == device);
+        });
+        found
     }
 
     /// Its open descriptors.

@@ -261,7 +261,7 @@ impl<'a> Mounter<'a> {
     fn uncover_left_behind(&self) -> io::Result<()> {
         for Cover { id, mount_point } in &self.plan.covers {
             if self.root.top(mount_point)?.1 == *id {
-                rustix::mount::unmount(&**mount_point, UnmountFlags::NOFOLLOW)?;
+                rustix::mount::unmount(&**mount_point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?;
             }
         }
         Ok(())

@@ -79,6 +79,15 @@ impl Park {
     /// Covers what lies beneath the mount `top`, which goes on to be on top: when that is moved away, everybody sees an
     /// empty directory. Since Linux 6.5.
     pub fn cover_beneath(&self, top: impl AsFd) -> io::Result<OwnedFd> {
+        self.cover(top, ONTO | MoveMountFlags::MOVE_MOUNT_BENEATH)
+    }
+
+    /// Covers a mount: everybody sees an empty directory.
+    pub fn cover_on(&self, root: impl AsFd) -> io::Result<OwnedFd> {
+        self.cover(root, ONTO)
+    }
+
+    fn cover(&self, place: impl AsFd, how: MoveMountFlags) -> io::Result<OwnedFd> {
         match mkdirat(&self.mount, COVER, Mode::RWXU | Mode::from_raw_mode(0o055)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
@@ -87,10 +96,7 @@ impl Park {
         let flags =
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let cover = open_tree(&empty, "", flags)?;
-        let beneath = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH
-            | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH
-            | MoveMountFlags::MOVE_MOUNT_BENEATH;
-        move_mount(&cover, "", top, "", beneath)?;
+        move_mount(&cover, "", place, "", how)?;
         Ok(cover)
     }
 

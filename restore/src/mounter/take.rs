@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use autofs_cr_common::model::TextPath;
+use autofs_cr_common::proc::Proc;
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 
@@ -37,14 +39,32 @@ pub(super) struct Root {
     /// Its root, open for reading.
     pub fd: OwnedFd,
     /// What covers it while its content is parked, so that nobody asks for that to be mounted.
-    pub cover: Option<OwnedFd>,
+    pub cover: Option<Cover>,
+}
+
+/// An empty directory over a superblock.
+#[derive(Debug)]
+pub(super) enum Cover {
+    /// It was put beneath what was mounted on the root, before that was moved away. Nothing else of the superblock can
+    /// be in use.
+    Beneath(OwnedFd),
+    /// It was put on the root, below which content was. A process can be in the superblock, and use it.
+    On(OwnedFd),
+}
+
+impl Cover {
+    fn mount(&self) -> &OwnedFd {
+        match self {
+            Self::Beneath(mount) | Self::On(mount) => mount,
+        }
+    }
 }
 
 /// How often something may be mounted on a mount while that is taken away.
 const TRIES: usize = 8;
 
 /// How long a mount may be busy that nobody can get at any more.
-const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_millis(50);
 
 impl Mounter<'_> {
     /// Takes the old superblock of an item away.
@@ -63,14 +83,18 @@ impl Mounter<'_> {
     /// Unmounts one of its mounts. Not lazily: what is in use would live on and keep the device number, and
     /// someone who waits for an answer would wait for ever. So if this fails, it goes on as it was.
     fn unmount_old(&mut self, item: usize, root: Root) -> anyhow::Result<()> {
+        if let Some(holder) = self.holder(&root)? {
+            let what = format!("it is in use by {holder}; leave out --replace to keep it, or try again");
+            self.taken.entry(item).or_default().roots.push(root);
+            bail!(what);
+        }
         let Root { mount_point, id, is_shared, fd, cover } = root;
-        let is_cut_off = cover.is_some();
         let unmounted = match cover {
             Some(cover) => {
                 // Who comes between the end of the cover and its own sees an empty directory, and asks for nothing.
                 self.device.make_catatonic(fd.as_fd()).context("cannot make it catatonic")?;
                 drop((fd, cover));
-                unmount(&*mount_point, UnmountFlags::NOFOLLOW).and_then(|()| unmount_soon(&mount_point))
+                unmount_cover(&mount_point).and_then(|()| unmount_soon(&mount_point))
             }
             None => {
                 drop(fd);
@@ -83,12 +107,6 @@ impl Mounter<'_> {
         if let Some(taken) = self.taken.get_mut(&item) {
             taken.roots.push(Root { mount_point, id, is_shared, fd, cover: None });
         }
-        if is_cut_off {
-            return Err(error).context(
-                "cannot unmount it (a process has it open or as its current directory, by fuser -m), \
-                and it is catatonic now: run autofs-restore and autofs-fixup again",
-            );
-        }
         if error == rustix::io::Errno::BUSY {
             bail!(
                 "it is in use: a process waits for it, or has it open or as its current directory (fuser -m shows \
@@ -96,6 +114,24 @@ impl Mounter<'_> {
             );
         }
         Err(error).context("cannot unmount it")
+    }
+
+    /// A process that has something of a covered superblock open, or is in it. Nobody can come to it any more, so if
+    /// there is none now, there will be none.
+    fn holder(&self, root: &Root) -> anyhow::Result<Option<String>> {
+        let Some(Cover::On(_)) = root.cover else { return Ok(None) };
+        let device = super::superblock::device(&root.fd)?;
+        // The current directory is the /proc of restore.
+        let proc = Proc::at(Path::new(".")).context("cannot open /proc")?;
+        for pid in proc.pids().context("cannot list the processes")? {
+            // One that has just ended holds nothing.
+            let Ok(process) = proc.process(pid) else { continue };
+            if proc.reader() != Some(pid) && process.is_on(device) {
+                let command = process.stat().map(|stat| stat.command).unwrap_or_default();
+                return Ok(Some(format!("process {pid} ({command})")));
+            }
+        }
+        Ok(None)
     }
 
     /// Parks what was mounted on top of a mount since it was looked at.
@@ -113,14 +149,14 @@ impl Mounter<'_> {
     /// Moves what is mounted on the old superblock aside: from the last, as what is mounted later may be
     /// on what was mounted before.
     fn park_content(&mut self, item: usize, contents: &[Content]) -> anyhow::Result<()> {
-        for content in contents.iter().rev() {
-            let mount = self.find_content(content)?;
-            self.prepare_parking(item, &content.mount_point)?;
-            // Of several on each other, the lowest is on the superblock.
-            let stack = contents.iter().filter(|other| other.mount_point == content.mount_point);
-            if stack.count() == 1 {
-                self.cover(item, &mount, &content.mount_point);
-            }
+        // First all of them: by their paths they cannot be reached any more when they are covered.
+        let found = contents.iter().rev().map(|content| Ok((content, self.find_content(content)?)));
+        let mounts = found.collect::<anyhow::Result<Vec<_>>>()?;
+        if let Some((last, _)) = mounts.first() {
+            self.prepare_parking(item, &last.mount_point)?;
+            self.cover(item, &mounts);
+        }
+        for (content, mount) in mounts {
             self.store(item, mount, &content.mount_point)?;
         }
         Ok(())
@@ -147,12 +183,18 @@ impl Mounter<'_> {
         Ok(self.park.insert(park))
     }
 
-    /// Covers a superblock beneath what is mounted on its root. Where that cannot be, before Linux 6.5, who asks while
-    /// that is parked has the master mount it once more.
-    fn cover(&mut self, item: usize, top: &OwnedFd, mount_point: &TextPath) {
+    /// Covers the superblock whose content is to be moved away, as who asks for that has the master mount it once
+    /// more. Where that cannot be (beneath a mount before Linux 6.5), it goes without.
+    fn cover(&mut self, item: usize, content: &[(&Content, OwnedFd)]) {
         let (Some(taken), Some(park)) = (self.taken.get_mut(&item), &self.park) else { return };
-        if let Some(root) = taken.roots.iter_mut().find(|root| root.mount_point == *mount_point) {
-            root.cover = park.cover_beneath(top).ok();
+        for root in &mut taken.roots {
+            let on_root = content.iter().filter(|(content, _)| content.mount_point == root.mount_point);
+            root.cover = match on_root.collect::<Vec<_>>().as_slice() {
+                [] => park.cover_on(&root.fd).ok().map(Cover::On),
+                [(_, top)] => park.cover_beneath(top).ok().map(Cover::Beneath),
+                // The lowest of them is on the superblock, and is not what is on top.
+                _ => None,
+            };
         }
     }
 
@@ -179,8 +221,8 @@ impl Mounter<'_> {
         while let (Ok(()), Some((content, mount_point))) = (&result, taken.parked.front()) {
             let covered = taken.roots.iter_mut().find(|root| root.mount_point == *mount_point);
             let moved = match covered.and_then(|root| root.cover.take()) {
-                Some(cover) => replace_cover(content, cover, mount_point),
-                None => self
+                Some(Cover::Beneath(cover)) => replace_cover(content, cover, mount_point),
+                Some(Cover::On(_)) | None => self
                     .place_for_content(item, &taken, mount_point)
                     .and_then(|place| Ok(move_onto(content, &place)?)),
             };
@@ -189,6 +231,9 @@ impl Mounter<'_> {
             if result.is_ok() {
                 taken.parked.pop_front();
             }
+        }
+        for root in &mut taken.roots {
+            result = result.and(root.uncover());
         }
         self.taken.insert(item, taken);
         result
@@ -246,7 +291,16 @@ impl Mounter<'_> {
 impl Root {
     /// The id of what is on top at its place.
     fn top(&self) -> io::Result<u64> {
-        self.cover.as_ref().map_or(Ok(self.id), |cover| super::place::mount_id(cover.as_fd()))
+        self.cover.as_ref().map_or(Ok(self.id), |cover| super::place::mount_id(cover.mount().as_fd()))
+    }
+
+    /// Takes away a cover that is still there.
+    fn uncover(&mut self) -> anyhow::Result<()> {
+        if self.cover.take().is_some() {
+            unmount_cover(&self.mount_point)
+                .with_context(|| format!("cannot take the cover of {} away", self.mount_point))?;
+        }
+        Ok(())
     }
 }
 
@@ -257,15 +311,24 @@ fn replace_cover(content: &OwnedFd, cover: OwnedFd, mount_point: &TextPath) -> a
         | MoveMountFlags::MOVE_MOUNT_BENEATH;
     move_mount(content, "", &cover, "", beneath)?;
     drop(cover);
-    Ok(unmount(&**mount_point, UnmountFlags::NOFOLLOW)?)
+    Ok(unmount_cover(mount_point)?)
 }
 
-/// Unmounts what somebody may be walking by, which makes it busy for an instant.
+/// Lazily, as somebody may be walking by; there is nothing in it that could be lost.
+fn unmount_cover(mount_point: &TextPath) -> rustix::io::Result<()> {
+    unmount(&**mount_point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
+}
+
+/// Unmounts what is catatonic and in nobody's use. Somebody who walks by makes it busy for an instant, and so does a service
+/// that has just started with a copy of it: then it is let go lazily. Its device number is free when they are through.
 fn unmount_soon(mount_point: &TextPath) -> rustix::io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match unmount(&**mount_point, UnmountFlags::NOFOLLOW) {
             Err(rustix::io::Errno::BUSY) if Instant::now() < deadline => std::thread::yield_now(),
+            Err(rustix::io::Errno::BUSY) => {
+                return unmount(&**mount_point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH);
+            }
             result => return result,
         }
     }
