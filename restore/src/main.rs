@@ -3,7 +3,7 @@
 //! | stage | file | what it does |
 //! |---|---|---|
 //! | 1. read | `check.rs` | reads the image, and checks that it makes sense |
-//! | 2. look | `survey.rs`, `live.rs` | what is there in the target, and which masters live |
+//! | 2. look | `survey.rs`, `copies.rs`, `live.rs` | what is there in the target and in other mount namespaces, and which masters live |
 //! | 3. plan | `plan/`, `layout.rs` | what is done with each superblock; nothing is changed yet |
 //! | 4. mount | `mounter/` | the child in the target's namespaces finds everything, then makes it |
 //! | 5. stage | `stage.rs` | publishes the segment, prints the stage document |
@@ -14,6 +14,7 @@
 mod attributes;
 mod check;
 mod cli;
+mod copies;
 mod events;
 mod layout;
 mod live;

@@ -1,18 +1,19 @@
 //! What is there: the target, a report of its autofs mounts, the masters that live, and which device
 //! numbers are taken on the host.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use anyhow::Context;
 use autofs_cr_common::doc::{Format, Image, Report};
 use autofs_cr_common::model::{Device, Pid};
-use autofs_cr_common::proc::{Proc, mountinfo};
+use autofs_cr_common::proc::Proc;
 use autofs_cr_common::scan::{Scope, scan};
 use autofs_cr_common::target::Target;
 
+use crate::copies::Look;
 use crate::live::{self, Masters};
 use crate::parked::{self, Parking};
-use crate::plan::Numbers;
+use crate::plan::{Numbers, Who};
 
 /// What is there.
 #[derive(Debug)]
@@ -62,12 +63,11 @@ fn numbers(proc: &Proc, image: &Image, report: &Report, target: Option<&Target>)
     let there = report.superblocks.iter().map(|superblock| superblock.device);
     let wanted: HashSet<Device> =
         image.superblocks.iter().map(|superblock| superblock.device).chain(there).collect();
-    let mut numbers = Numbers::default();
-    let mut groups = HashSet::new();
+    let mut look = Look::new(&wanted);
     let mut seen = HashSet::new();
     if let Some(target) = target {
         let text = proc.process(target.pid())?.mountinfo().context("cannot read the mounts of the target")?;
-        groups = Namespace::read(&text, target.pid()).look(&wanted, None, &mut numbers);
+        look.at_target(&text, || who(proc, target.pid()));
         seen.insert(target.mount_namespace());
     }
     for pid in proc.pids().context("cannot list the processes")? {
@@ -78,52 +78,43 @@ fn numbers(proc: &Proc, image: &Image, report: &Report, target: Option<&Target>)
         }
         // A process that ended meanwhile is the only one through which its namespace was seen.
         let Ok(text) = process.mountinfo() else { continue };
-        Namespace::read(&text, pid).look(&wanted, Some(&groups), &mut numbers);
+        look.at_other(&text, || who(proc, pid));
     }
-    Ok(numbers)
+    Ok(look.end())
 }
 
-/// The mounts of one namespace.
-struct Namespace<'a> {
-    lines: Vec<mountinfo::Line<'a>>,
-    pid: Pid,
+/// A process, as messages name it.
+fn who(proc: &Proc, pid: Pid) -> Who {
+    let command = proc.process(pid).and_then(|process| process.stat()).map(|stat| stat.command);
+    let process = match command {
+        Ok(command) => format!("{command}[{pid}]"),
+        Err(_) => format!("process {pid}"),
+    };
+    let groups = std::fs::read_to_string(proc.path().join(format!("{pid}/cgroup"))).unwrap_or_default();
+    Who { process, unit: unit(&groups) }
 }
 
-impl<'a> Namespace<'a> {
-    fn read(text: &'a [u8], pid: Pid) -> Self {
-        Self { lines: mountinfo::lines(text).flatten().collect(), pid }
-    }
+/// The unit that a control group belongs to, from /proc/PID/cgroup: the name of the innermost group that is
+/// called as one.
+fn unit(groups: &str) -> Option<String> {
+    let is_unit = |name: &&str| name.ends_with(".service") || name.ends_with(".scope");
+    groups.lines().find_map(|line| line.rsplit('/').find(is_unit)).map(str::to_owned)
+}
 
-    /// Notes the wanted devices that are mounted here. `groups` are the peer groups that the target's autofs
-    /// mounts are mounted in: for another namespace. Gives those of this one.
-    fn look(
-        &self,
-        wanted: &HashSet<Device>,
-        groups: Option<&HashSet<u32>>,
-        numbers: &mut Numbers,
-    ) -> HashSet<u32> {
-        let found = self.lines.iter().filter_map(|line| Some((line, line.device()?)));
-        let found: Vec<_> = found.filter(|(_, device)| wanted.contains(device)).collect();
-        let mut own_groups = HashSet::new();
-        if found.is_empty() {
-            return own_groups;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_is_found_in_either_hierarchy() {
+        for groups in [
+            "0::/system.slice/a.service\n",
+            "5:memory:/\n1:name=systemd:/system.slice/a.service\n0::/\n",
+            "0::/machine.slice/machine-b.scope/payload/system.slice/a.service/worker\n",
+        ] {
+            assert_eq!(unit(groups).as_deref(), Some("a.service"), "{groups}");
         }
-        let by_id: HashMap<u64, &mountinfo::Line<'_>> =
-            self.lines.iter().map(|line| (line.id, line)).collect();
-        let covered: HashSet<u64> = self.lines.iter().map(|line| line.parent).collect();
-        for (line, device) in found {
-            let place = String::from_utf8_lossy(&mountinfo::unescape(line.mount_point)).into_owned();
-            let what = || format!("{place} (seen by process {})", self.pid);
-            numbers.taken.entry(device).or_insert_with(what);
-            let outer = by_id.get(&line.parent).map(|outer| outer.propagation()).unwrap_or_default();
-            own_groups.extend(outer.shared);
-            let Some(groups) = groups.filter(|_| line.is_autofs()) else { continue };
-            // An unmount reaches this copy by the peer group of what it is on, unless something is on it.
-            let is_linked = outer.shared.iter().chain(&outer.slave_of).any(|group| groups.contains(group));
-            if !is_linked || covered.contains(&line.id) {
-                numbers.stay.entry(device).or_insert_with(what);
-            }
-        }
-        own_groups
+        assert_eq!(unit("0::/user.slice\n"), None);
+        assert_eq!(unit(""), None);
     }
 }

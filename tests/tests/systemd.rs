@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::MutexGuard;
 use std::sync::mpsc::{Sender, channel};
@@ -521,26 +522,201 @@ fn it_is_looked_at_from_outside_as_from_inside() -> Result<()> {
     machine.close()
 }
 
+/// A service with a mount namespace of its own.
+struct Private<'a> {
+    machine: &'a Machine,
+    name: String,
+    /// Its main process, as the machine sees it.
+    pid: Pid,
+}
+
+impl<'a> Private<'a> {
+    fn start(machine: &'a Machine, name: &str, settings: &str) -> Result<Self> {
+        let name = format!("{name}.service");
+        machine
+            .unit(&name, &format!("[Service]\nType=exec\nExecStart=/usr/bin/sleep infinity\n{settings}\n"))?;
+        machine.reload();
+        machine.systemctl(["start", &name]).assert_success();
+        // It has executed its command, which it does in its own namespaces.
+        let pid = machine.property(&name, "MainPID").parse().context("a pid")?;
+        Ok(Self { machine, name, pid })
+    }
+
+    #[track_caller]
+    fn mountinfo(&self) -> String {
+        self.machine.run(["cat", &format!("/proc/{}/mountinfo", self.pid)]).assert_success().stdout
+    }
+
+    /// A command in its mount namespace, by a process that systemd sees.
+    fn command(&self, words: &[&str]) -> TestCommand {
+        let enter = ["--target", &self.pid.to_string(), "--mount", "--"];
+        self.machine.command("nsenter").args(enter).args(words)
+    }
+
+    #[track_caller]
+    fn assert_served(&self, automount: &Automount) {
+        let read = self.command(&["cat", &format!("{}/file", automount.place)]).run();
+        assert_eq!(read.stdout, CONTENT, "{}: {read}\n{}", self.name, self.machine.journal(""));
+    }
+
+    fn stop(&self) {
+        self.machine.systemctl(["stop", &self.name]).assert_success();
+    }
+}
+
 #[test]
-fn a_service_with_mounts_of_its_own_keeps_them_from_being_replaced() -> Result<()> {
+fn services_with_mounts_of_their_own_are_served_before_and_after_a_replacement() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Machine);
+    let (_turn, machine) = boot()?;
+    for unit in ["data.mount", "etc-more.mount"] {
+        machine.write(format!("/etc/systemd/system/{unit}.d/often.conf"), "[Unit]\nStartLimitBurst=100\n")?;
+    }
+    let both = Automount::start_all(&machine, ["/data", "/etc/more"], "/srv/a", 0)?;
+    let [data, more] = both.as_slice() else { anyhow::bail!("not two") };
+    let kinds = [
+        ("tmp", "PrivateTmp=yes"),
+        ("full", "ProtectSystem=full"),
+        ("strict", "ProtectSystem=strict\nProtectHome=yes\nReadOnlyPaths=/srv"),
+        ("slave", "MountFlags=slave"),
+        ("users", "PrivateUsers=yes\nPrivateDevices=yes"),
+        ("read-only", "ReadOnlyPaths=/data"),
+        ("bound", "BindPaths=/data:/mnt"),
+    ];
+    let services = kinds.map(|(name, settings)| Private::start(&machine, name, settings));
+    let services = services.into_iter().collect::<Result<Vec<_>>>()?;
+    services[0].assert_served(data);
+    machine.systemctl(["stop", "/data"]).assert_success();
+
+    replace_all(&machine);
+
+    for service in &services {
+        for automount in [data, more] {
+            assert_served_from_idle(&machine, service, automount)?;
+        }
+    }
+    assert_well(&machine);
+    machine.close()
+}
+
+/// The devices of what is mounted at a place.
+fn devices_at<'a>(mountinfo: &'a str, place: &str) -> BTreeSet<&'a str> {
+    let lines = mountinfo.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    lines.filter(|words| words.get(4) == Some(&place)).filter_map(|words| words.get(2).copied()).collect()
+}
+
+/// An access by the service alone mounts it, for both, and it goes for both.
+fn assert_served_from_idle(machine: &Machine, service: &Private, automount: &Automount) -> Result<()> {
+    service.assert_served(automount);
+    assert_serves(machine, automount);
+    machine.systemctl(["stop", automount.place]).assert_success();
+    automount.wait_until_idle();
+    let (inside, outside) = (service.mountinfo(), machine.mountinfo());
+    assert_eq!(devices_at(&inside, automount.place), devices_at(&outside, automount.place), "{inside}");
+    Ok(())
+}
+
+#[test]
+fn a_service_that_has_the_content_too_keeps_it_from_being_replaced_until_that_is_unmounted() -> Result<()> {
     require!(Root, Autofs, PipeInode, Machine);
     let (_turn, machine) = boot()?;
     let [idle, mounted] = idle_and_mounted(&machine)?;
-    machine.unit("private.service", "[Service]\nPrivateTmp=yes\nExecStart=/usr/bin/sleep infinity\n")?;
-    machine.reload();
-    machine.systemctl(["start", "private.service"]).assert_success();
+    let service = Private::start(&machine, "private", "PrivateTmp=yes")?;
     let before = machine.mountinfo();
 
     let (restored, fixed) = restore(&machine, &dump(&machine), &["--replace"]);
-    restored.assert_code(1).assert_stderr_contains("/data/mounted (seen by");
+    let restored = restored.assert_code(1).assert_stderr_contains("/data/mounted (seen by sleep[");
+    let restored = restored.assert_stderr_contains("] of private.service)");
     fixed.assert_code(1);
     assert_eq!(machine.mountinfo(), before);
     // Without --replace they are kept, and that is all that they need.
-    let (restored, fixed) = restore(&machine, &dump(&machine), &[]);
-    restored.assert_success().assert_stderr_contains("keep 2");
+    let (kept, fixed) = restore(&machine, &dump(&machine), &[]);
+    kept.assert_success().assert_stderr_contains("keep 2");
     fixed.assert_success();
-    assert_serves(&machine, &idle);
+
+    let command = restored.stderr.split_once(" too (").and_then(|(_, rest)| rest.split_once("), or "));
+    let (command, other) = command.context("it tells no command")?;
+    assert!(other.starts_with("stop private.service, or leave out --replace"), "{other}");
+    TestCommand::new("sh").args(["-c", command]).about(&machine).run().assert_success();
+    replace_all(&machine);
+    service.assert_served(&mounted);
     assert_serves(&machine, &mounted);
+
+    // The other way.
+    let content = mounted.content();
+    service.stop();
+    replace_all(&machine);
+    assert_eq!(mounted.content(), content);
+    assert_serves(&machine, &idle);
+    assert_well(&machine);
+    machine.close()
+}
+
+#[test]
+fn a_service_whose_mounts_are_private_keeps_them_from_being_replaced_until_it_is_stopped() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Machine);
+    let (_turn, machine) = boot()?;
+    let idle = Automount::start(&machine, "/data", "/srv/a", 0)?;
+    let service = Private::start(&machine, "private", "MountFlags=private")?;
+    let before = machine.mountinfo();
+
+    let (restored, fixed) = restore(&machine, &dump(&machine), &["--replace"]);
+    restored.assert_code(1).assert_stderr_contains("stop private.service, or leave out");
+    fixed.assert_code(1);
+    assert_eq!(machine.mountinfo(), before);
+
+    service.stop();
+    replace_all(&machine);
+    assert_serves(&machine, &idle);
+    assert_well(&machine);
+    machine.close()
+}
+
+#[test]
+fn what_a_service_has_mounted_over_an_automount_stays_over_the_new_one() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Machine);
+    let (_turn, machine) = boot()?;
+    machine.sh("mkdir /data").assert_success();
+    let service = Private::start(&machine, "kept-out", "InaccessiblePaths=/data")?;
+    // The kernel puts its copy below what is there.
+    let data = Automount::start(&machine, "/data", "/srv/a", 0)?;
+    let before = service.mountinfo();
+    let before = devices_at(&before, "/data");
+    assert_eq!(before.len(), 2, "{before:?}");
+
+    replace_all(&machine);
+
+    let after = service.mountinfo();
+    assert_eq!(devices_at(&after, "/data"), before, "{after}");
+    service.command(&["cat", "/data/file"]).run().assert_code(1).assert_stderr_contains("No such file");
+    assert_eq!(data.states(), ("waiting".into(), "dead".into()));
+    assert_serves(&machine, &data);
+    service.command(&["cat", "/data/file"]).run().assert_code(1).assert_stderr_contains("No such file");
+    assert_well(&machine);
+    machine.close()
+}
+
+#[test]
+fn accesses_by_a_service_while_mounts_are_replaced_end_and_later_ones_are_served() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Machine);
+    let (_turn, machine) = boot()?;
+    machine.write("/etc/systemd/system/data.mount.d/often.conf", "[Unit]\nStartLimitBurst=100\n")?;
+    let data = Automount::start(&machine, "/data", "/srv/a", 0)?;
+    let service = Private::start(&machine, "private", "PrivateTmp=yes")?;
+
+    for _ in 0..10 {
+        let image = dump(&machine);
+        let read = service.command(&["cat", "/data/file"]).spawn();
+        // Whether it comes before, between or after is chance: it may find it in use, or content on it.
+        let (restored, _) = restore(&machine, &image, &["--replace"]);
+        let read = read.finish();
+        assert!(read.stdout == CONTENT || read.stderr.contains("No such file"), "{read}\n{restored}");
+        service.assert_served(&data);
+        machine.systemctl(["stop", "/data"]).assert_success();
+        data.wait_until_idle();
+    }
+
+    replace_all(&machine);
+    assert_served_from_idle(&machine, &service, &data)?;
     assert_well(&machine);
     machine.close()
 }

@@ -40,10 +40,10 @@ pub enum PlanError {
     )]
     Delegated { mount_point: TextPath, group: String, master: String },
     #[error(
-        "superblock {device} is to be replaced, but {what} shows it too, where it would stay and keep its device number: \
-         end that, or leave out --replace, so that the superblock is kept"
+        "superblock {device} is to be replaced, but {what} shows it too, and would not be replaced with it: \
+         {advice}, or leave out --replace, so that the superblock is kept"
     )]
-    Elsewhere { device: Device, what: String },
+    Elsewhere { device: Device, what: String, advice: String },
     #[error(
         "{mount_point} is served by {server}, and not by {master} of the image; use --replace to take it over"
     )]

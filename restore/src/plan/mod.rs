@@ -5,9 +5,11 @@
 //! |---|---|
 //! | `there.rs` | what is there, by what the planner asks for |
 //! | `planner.rs` | the plan for one superblock |
+//! | `numbers.rs` | which device numbers are free, or become so |
 //! | `error.rs` | why there is no plan |
 
 mod error;
+mod numbers;
 mod planner;
 mod there;
 
@@ -23,6 +25,7 @@ use crate::layout::{self, Layout};
 use crate::live::Masters;
 use crate::parked::{Cover, Parked, Parking};
 pub use error::PlanError;
+pub use numbers::{Elsewhere, Numbers, OnIt, Seen, Who};
 use planner::Planner;
 use there::There;
 
@@ -192,7 +195,7 @@ pub fn plan(
             ));
         }
     }
-    check_devices(&image, &items, everywhere)?;
+    numbers::check(&image, &items, everywhere, &there)?;
     check_nothing_foreign(&image, &items, &there)?;
     notes.extend(parkings.iter().flat_map(|parking| &parking.mounts).map(|parked| {
         match layout.around(&image, &parked.was_at) {
@@ -215,33 +218,6 @@ pub fn plan(
     let covers = parkings.iter().flat_map(|parking| parking.covers.iter().cloned()).collect();
     let parkings = parkings.iter().map(|parking| parking.mount_point.clone()).collect();
     Ok(Plan { image, items, wanted, item_of, parents: layout.parents, groups, parkings, covers, notes })
-}
-
-/// The device numbers that mounts anywhere on the host have, with a word on where.
-#[derive(Debug, Default)]
-pub struct Numbers {
-    /// Those that any mount has.
-    pub taken: HashMap<Device, String>,
-    /// Those of superblocks that stay in another mount namespace when they are unmounted in the target's.
-    pub stay: HashMap<Device, String>,
-}
-
-/// Whether the device numbers of new superblocks are free, or become so.
-fn check_devices(image: &Image, items: &[Item], everywhere: &Numbers) -> Result<(), PlanError> {
-    let freed: HashSet<Device> = items.iter().filter_map(|item| Some(item.old.as_ref()?.device)).collect();
-    for (superblock, item) in image.superblocks.iter().zip(items) {
-        let device = superblock.device;
-        let wanted = item.action.makes() && item.keeps_device && !freed.contains(&device);
-        if let Some((device, what)) =
-            item.old.as_ref().and_then(|old| everywhere.stay.get_key_value(&old.device))
-        {
-            return Err(PlanError::Elsewhere { device: *device, what: what.clone() });
-        }
-        if let Some(what) = everywhere.taken.get(&device).filter(|_| wanted) {
-            return Err(PlanError::DeviceTaken { device, what: what.clone() });
-        }
-    }
-    Ok(())
 }
 
 /// An autofs mount that is not in the image must not go with one that is replaced.
