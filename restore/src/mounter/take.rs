@@ -73,6 +73,10 @@ impl Mounter<'_> {
         self.park_content(item, &old.content)?;
         while let Some(root) = self.taken.get(&item).and_then(|taken| taken.roots.last()) {
             let (mount_point, top) = (root.mount_point.clone(), root.top()?);
+            if root.is_shared && self.root.top(&mount_point)?.1 != top {
+                // Copies of it would stay in other namespaces, which the plan did not see.
+                bail!("something was mounted on it just now: try again");
+            }
             self.park_late_content(item, &mount_point, top)?;
             let root = self.taken.get_mut(&item).and_then(|taken| taken.roots.pop());
             root.map_or(Ok(()), |root| self.unmount_old(item, root))?;
