@@ -188,6 +188,30 @@ fn a_direct_mount_without_any_master_is_freed_only_by_killing_who_asked_first() 
 }
 
 #[test]
+fn who_asked_first_by_a_path_that_does_not_tell_the_mount_is_named_and_not_killed() -> Result<()> {
+    require!(Root, Autofs);
+    let sandbox = Sandbox::new()?;
+    let master = sandbox.master(MasterOptions::new().direct("d").arg("--swallow"))?;
+    sandbox.run(["ln", "-s", "d", &sandbox.path("link").to_string_lossy()]).assert_success();
+    let mut first = sandbox.touch_in_background(sandbox.path("link/file"));
+    first.wait_until_blocked();
+    let who = first.process().pid_inside()?;
+    master.kill()?;
+    let refused = free(&sandbox, []).arg("--kill").run().assert_code(1);
+    refused
+        .assert_stderr_contains(&format!("who asked first may be process {who} ("))
+        .assert_stderr_contains("(nothing was changed)");
+    assert!(!first.has_ended());
+    let started = Instant::now();
+    free(&sandbox, []).args(["--timeout", "0.3"]).run().assert_code(1);
+    assert!(started.elapsed() < Duration::from_secs(2), "it went on after its timeout");
+    // As it was told to.
+    let _ = first.kill();
+    free(&sandbox, []).run().assert_success();
+    assert_catatonic(&sandbox, "d")
+}
+
+#[test]
 fn a_direct_mount_without_a_master_is_freed_through_a_living_process_of_its_group() -> Result<()> {
     require!(Root, Autofs, Ptrace);
     let script = "sleep 1000 </dev/null >/dev/null 2>&1 & exec \"$0\" \"$@\"";

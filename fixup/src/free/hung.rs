@@ -89,6 +89,12 @@ impl<'a> Hung<'a> {
         self.waiters().filter(|waiter| waiter.role == WaiterRole::First)
     }
 
+    /// Who asked first on a mount that could not be told, as behind a symbolic link: it may be this one.
+    pub fn perhaps_first(&self) -> impl Iterator<Item = &'a Waiter> + use<'a> {
+        let waiters = self.report.waiters.iter();
+        waiters.filter(|waiter| waiter.role == WaiterRole::First && waiter.device.is_none())
+    }
+
     /// Whether a walk from outside is sure to block: one that waits for an expire could not even be killed.
     pub fn is_blocked(&self) -> bool {
         self.is_blocked_by_first() || (self.is_direct() && self.waiters().any(is_in_expire))
