@@ -22,6 +22,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use autofs_cr_common::advice;
 use autofs_cr_common::cli::{Voice, count, say};
 use autofs_cr_common::doc::Report;
 use autofs_cr_common::exit::Exit;
@@ -46,6 +47,9 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long what has been begun may take at least, also where the deadline passes meanwhile: a master that was cut
 /// off has to be connected again.
 const TO_THE_END: Duration = Duration::from_secs(5);
+
+/// How many commands a message names.
+const MOST_COMMANDS: usize = 4;
 
 /// What all stages work with.
 struct World {
@@ -231,22 +235,28 @@ fn tell(world: &World, hung: &[Hung<'_>], ends: &[End], left: &[String], counts:
         world.voice.note(text);
     }
     if ends.contains(&End::Ready) {
-        world.voice.note(advice(hung, ends));
+        world.voice.note(advice(world, hung, ends));
     }
     exit
 }
 
 /// What to do next for the mounts whose master is gone.
-fn advice(hung: &[Hung<'_>], ends: &[End]) -> String {
+fn advice(world: &World, hung: &[Hung<'_>], ends: &[End]) -> String {
     let ready: Vec<&Hung<'_>> =
         hung.iter().zip(ends).filter(|(_, end)| **end == End::Ready).map(|(one, _)| one).collect();
-    format!(
-        "{} ready for a master: start it again (automount: systemctl restart autofs)",
-        match ready.as_slice() {
-            [one] => format!("{} is", one.place()),
-            all => format!("{} are", count(all.len(), "mount")),
-        }
-    )
+    let target = world.target.as_ref().map(Target::pid);
+    let commands: BTreeSet<String> = ready.iter().filter_map(|one| one.restart()).collect();
+    let mut shown: Vec<String> = commands.iter().map(|command| advice::at(target, command)).collect();
+    if shown.len() > MOST_COMMANDS {
+        shown.truncate(MOST_COMMANDS);
+        shown.push(format!("and {} more of that kind", commands.len() - MOST_COMMANDS));
+    }
+    let ready = match ready.as_slice() {
+        [one] => format!("{} is", one.place()),
+        all => format!("{} are", count(all.len(), "mount")),
+    };
+    let how = if shown.is_empty() { String::new() } else { format!(": {}", shown.join("; ")) };
+    format!("{ready} ready for a master: start it again{how}")
 }
 
 fn processes(number: usize) -> String {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use autofs_cr_common::doc::Report;
 use autofs_cr_common::doc::report::{Access, Mount, PipeEnd, Process, Superblock, Waiter, WaiterRole};
+use autofs_cr_common::masters::MasterKind;
 use autofs_cr_common::model::{MountType, State, TextPath};
 use autofs_cr_common::pipe::WriteEnd;
 use autofs_cr_common::proc::Proc;
@@ -133,6 +134,11 @@ impl<'a> Hung<'a> {
     pub fn write_end(&self, proc: &Proc) -> Option<WriteEnd> {
         let (master, end) = (self.master()?, self.read_end()?);
         live::Process::open(proc, master.pid, master.start_time).ok()?.write_end(end.fd).ok()
+    }
+
+    /// The command that has its master start anew, where that is known.
+    pub fn restart(&self) -> Option<String> {
+        MasterKind::of_source(&self.mount.source).restart(self.place())
     }
 
     /// Type, place and device, for people.
