@@ -81,10 +81,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         bail!("to look at the mounts took longer than the timeout (nothing was changed)");
     }
     refuse(&hung, &ways, arguments.kill)?;
-    let watched = Watched::all(&world, &hung);
+    let mut watched = Watched::all(&world, &hung);
     let mut freeing = Freeing { world: &world, hung: &hung, killed: 0 };
     let connected = freeing.free(ways);
     let ends = verify::ends(&world, &hung, &connected)?;
+    // Nothing has changed for the others.
+    let freed = hung.iter().zip(&ends).filter(|(_, end)| **end != End::Unchanged);
+    watched.keep(&freed.map(|(one, _)| one.superblock.device).collect());
     let left = watched.wait(world.end());
     let waiters = (watched.count() - left.len()).saturating_sub(freeing.killed);
     Ok(tell(&world, &hung, &ends, &left, Counts { waiters, killed: freeing.killed }))

@@ -434,6 +434,7 @@ fn a_master_is_not_sent_to_where_it_would_wait_itself() -> Result<()> {
     let mut touch = blocked(&sandbox, "way/d");
     let mut other = sandbox.master(MasterOptions::new().direct("way").arg("--swallow"))?;
     let refused = free(&sandbox, ["way/d"]).run().assert_code(1);
+    assert!(!refused.stderr.contains("still waits"), "it waited for who was not freed: {refused}");
     refused
         .assert_stderr_contains("way/d: cannot open the mount")
         .assert_stderr_contains("it is as it was: it could not be freed");
