@@ -18,15 +18,16 @@ mod verify;
 mod way;
 
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use autofs_cr_common::advice;
 use autofs_cr_common::cli::{Voice, count, say};
 use autofs_cr_common::doc::Report;
 use autofs_cr_common::exit::Exit;
 use autofs_cr_common::limits::raise_descriptors;
-use autofs_cr_common::model::{Device, State};
+use autofs_cr_common::model::{Device, KernelPipe, State};
 use autofs_cr_common::pipe::WriteEnd;
 use autofs_cr_common::proc::Proc;
 use autofs_cr_common::scan::{Scope, scan};
@@ -42,6 +43,13 @@ use way::Way;
 
 /// How long it may take, if nothing else was asked for.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long what has been begun may take at least, also where the deadline passes meanwhile: a master that was cut
+/// off has to be connected again.
+const TO_THE_END: Duration = Duration::from_secs(5);
+
+/// How many commands a message names.
+const MOST_COMMANDS: usize = 4;
 
 /// What all stages work with.
 struct World {
@@ -69,12 +77,18 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         hung.iter().zip(&ways).for_each(|(one, way)| println!("{}", way.describe(one)));
         return Ok(Exit::Done);
     }
+    if Instant::now() >= world.deadline {
+        bail!("to look at the mounts took longer than the timeout (nothing was changed)");
+    }
     refuse(&hung, &ways, arguments.kill)?;
-    let watched = Watched::all(&world, &hung);
+    let mut watched = Watched::all(&world, &hung);
     let mut freeing = Freeing { world: &world, hung: &hung, killed: 0 };
     let connected = freeing.free(ways);
     let ends = verify::ends(&world, &hung, &connected)?;
-    let left = watched.wait(world.deadline);
+    // Nothing has changed for the others.
+    let freed = hung.iter().zip(&ends).filter(|(_, end)| **end != End::Unchanged);
+    watched.keep(&freed.map(|(one, _)| one.superblock.device).collect());
+    let left = watched.wait(world.end());
     let waiters = (watched.count() - left.len()).saturating_sub(freeing.killed);
     Ok(tell(&world, &hung, &ends, &left, Counts { waiters, killed: freeing.killed }))
 }
@@ -109,6 +123,11 @@ impl World {
     fn step(&self, most: Duration) -> Instant {
         self.deadline.min(Instant::now() + most)
     }
+
+    /// The deadline of what has to be brought to its end, as something was changed.
+    fn end(&self) -> Instant {
+        self.deadline.max(Instant::now() + TO_THE_END)
+    }
 }
 
 /// Nothing is changed unless all can be freed.
@@ -133,18 +152,15 @@ struct Freeing<'a> {
     killed: usize,
 }
 
-impl Freeing<'_> {
+impl<'a> Freeing<'a> {
     /// Frees all; those that are connected again. One that cannot be freed does not keep the others.
     fn free(&mut self, ways: Vec<Way>) -> BTreeSet<Device> {
         // A master without a write end of its own must not see a hang-up while its mount has no pipe.
         let write_ends = self.write_ends();
-        for (one, way) in self.hung.iter().zip(ways) {
-            if let Err(error) = self.cut_off(one, way) {
-                say(TOOL, format_args!("{}: {error:#}", one.place()));
-            }
-        }
-        let lives = self.hung.iter().filter(|one| one.superblock.state == State::Connected);
-        let connected = reconnect::reconnect(self.world, &lives.collect::<Vec<_>>());
+        // All that takes its time comes before the first mount is cut off.
+        let roots: Vec<Option<OwnedFd>> =
+            self.hung.iter().zip(ways).map(|(one, way)| self.root(one, way)).collect();
+        let connected = self.cut_off(&roots).and_then(|lives| reconnect::reconnect(self.world, &lives));
         drop(write_ends);
         connected.unwrap_or_else(|error| {
             say(TOOL, format_args!("cannot connect masters again: {error:#}"));
@@ -152,14 +168,35 @@ impl Freeing<'_> {
         })
     }
 
-    /// Makes a superblock catatonic, unless its master does.
-    fn cut_off(&mut self, one: &Hung<'_>, way: Way) -> anyhow::Result<()> {
-        let root = match way {
-            Way::Master | Way::Catatonic | Way::Member(_) | Way::Held(_) | Way::None(_) => return Ok(()),
-            Way::Root(root) => root,
-            Way::Kill => kill::open(self.world, one, &mut self.killed)?,
-        };
-        self.world.device.make_catatonic(root.as_fd()).context("cannot make it catatonic")
+    /// The root of a superblock that its master does not open itself.
+    fn root(&mut self, one: &Hung<'_>, way: Way) -> Option<OwnedFd> {
+        match way {
+            Way::Master | Way::Catatonic | Way::Member(_) | Way::Held(_) | Way::None(_) => None,
+            Way::Root(root) => Some(root),
+            Way::Kill => kill::open(self.world, one, &mut self.killed)
+                .map_err(|error| say(TOOL, format_args!("{}: {error:#}", one.place())))
+                .ok(),
+        }
+    }
+
+    /// Makes superblocks catatonic, but for those whose master does it; those whose master lives. What somebody
+    /// connected since it was looked at is left alone.
+    fn cut_off(&self, roots: &[Option<OwnedFd>]) -> anyhow::Result<Vec<&'a Hung<'a>>> {
+        let mounts = self.world.mounts()?;
+        let mut lives = Vec::new();
+        for (one, root) in self.hung.iter().zip(roots) {
+            let pipe = mounts.options(one.superblock.device).map(|found| found.pipe);
+            if pipe != one.superblock.pipe.map(KernelPipe::Inode) {
+                continue;
+            }
+            let cut_off = root.as_ref().map_or(Ok(()), |root| self.world.device.make_catatonic(root.as_fd()));
+            match cut_off {
+                Ok(()) if one.superblock.state == State::Connected => lives.push(one),
+                Ok(()) => {}
+                Err(error) => say(TOOL, format_args!("{}: cannot make it catatonic: {error}", one.place())),
+            }
+        }
+        Ok(lives)
     }
 
     /// A write end of each pipe that is read.
@@ -201,22 +238,28 @@ fn tell(world: &World, hung: &[Hung<'_>], ends: &[End], left: &[String], counts:
         world.voice.note(text);
     }
     if ends.contains(&End::Ready) {
-        world.voice.note(advice(hung, ends));
+        world.voice.note(advice(world, hung, ends));
     }
     exit
 }
 
 /// What to do next for the mounts whose master is gone.
-fn advice(hung: &[Hung<'_>], ends: &[End]) -> String {
+fn advice(world: &World, hung: &[Hung<'_>], ends: &[End]) -> String {
     let ready: Vec<&Hung<'_>> =
         hung.iter().zip(ends).filter(|(_, end)| **end == End::Ready).map(|(one, _)| one).collect();
-    format!(
-        "{} ready for a master: start it again (automount: systemctl restart autofs)",
-        match ready.as_slice() {
-            [one] => format!("{} is", one.place()),
-            all => format!("{} are", count(all.len(), "mount")),
-        }
-    )
+    let target = world.target.as_ref().map(Target::pid);
+    let commands: BTreeSet<String> = ready.iter().filter_map(|one| one.restart()).collect();
+    let mut shown: Vec<String> = commands.iter().map(|command| advice::at(target, command)).collect();
+    if shown.len() > MOST_COMMANDS {
+        shown.truncate(MOST_COMMANDS);
+        shown.push(format!("and {} more of that kind", commands.len() - MOST_COMMANDS));
+    }
+    let ready = match ready.as_slice() {
+        [one] => format!("{} is", one.place()),
+        all => format!("{} are", count(all.len(), "mount")),
+    };
+    let how = if shown.is_empty() { String::new() } else { format!(": {}", shown.join("; ")) };
+    format!("{ready} ready for a master: start it again{how}")
 }
 
 fn processes(number: usize) -> String {

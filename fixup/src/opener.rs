@@ -51,6 +51,7 @@ pub struct Opener<'a> {
     child: Option<Child>,
     may_fork: bool,
     patience: Duration,
+    end: Option<Instant>,
 }
 
 impl<'a> Opener<'a> {
@@ -67,12 +68,19 @@ impl<'a> Opener<'a> {
             child: None,
             may_fork: true,
             patience: PATIENCE,
+            end: None,
         }
     }
 
     /// The same for who tries it again and again, and must be fast: with another time for each message.
     pub fn hasty(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// The same with an end: what is not opened by then is taken to block.
+    pub fn until(mut self, end: Instant) -> Self {
+        self.end = Some(end);
         self
     }
 
@@ -97,6 +105,7 @@ impl<'a> Opener<'a> {
         for part in wanted.chunks(AT_ONCE) {
             match self.roots(part)? {
                 Some(opened) => all.extend(opened),
+                None if part.len() == 1 => all.push(Err(Errno::ETIMEDOUT)),
                 // One of them blocks. Which one shows when they are opened one by one.
                 None => {
                     for one in part {
@@ -124,6 +133,9 @@ impl<'a> Opener<'a> {
         if places.is_empty() || self.ask(&Order::Parents(places.to_vec()))?.is_some() {
             return Ok(vec![true; places.len()]);
         }
+        if places.len() == 1 {
+            return Ok(vec![false]);
+        }
         places.iter().map(|&one| Ok(self.ask(&Order::Parents(vec![one]))?.is_some())).collect()
     }
 
@@ -137,10 +149,14 @@ impl<'a> Opener<'a> {
         if self.child.is_none() && !self.may_fork {
             return Ok(None);
         }
-        let patience = self.patience;
+        let now = Instant::now();
+        if self.end.is_some_and(|end| end <= now) {
+            return Ok(None);
+        }
+        let deadline = self.end.unwrap_or(now + self.patience).min(now + self.patience);
         let answer = {
             let child = self.child()?;
-            child.send(order, &[]).and_then(|()| child.receive(Some(Instant::now() + patience)))
+            child.send(order, &[]).and_then(|()| child.receive(Some(deadline)))
         };
         match answer {
             Ok(answer) => Ok(Some(answer)),

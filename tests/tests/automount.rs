@@ -366,7 +366,8 @@ fn who_waits_is_freed_before_a_new_one_starts_and_reconnects() -> Result<()> {
     automount.kill()?;
 
     let freed = Tool::fixup().args(["--free", "--kill"]).target(&machine).run().assert_success();
-    freed.assert_stderr_contains("systemctl restart autofs");
+    let restart = format!("start it again: nsenter -t {} -a systemctl restart autofs\n", machine.pid());
+    freed.assert_stderr_contains(&restart);
     assert_eq!(waiters.first.join(), Err(TouchError::Killed(Signal::SIGKILL as i32)));
     assert_eq!(waiters.joined.join(), Err(TouchError::Errno(Errno::ENOENT)));
     assert_eq!(waiters.indirect.join(), Err(TouchError::Errno(Errno::ENOENT)));

@@ -8,7 +8,10 @@ use autofs_cr_tests::sandbox::{
     DEADLINE, Master, MasterOptions, Sandbox, TestCommand, Tool, Touch, TouchError, program,
 };
 use nix::errno::Errno;
+use nix::libc::PTRACE_EVENT_EXIT;
+use nix::sys::ptrace;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
 
 /// `autofs-fixup --free` inside, where every process is visible to every master.
 fn free<const N: usize>(sandbox: &Sandbox, names: [&str; N]) -> TestCommand {
@@ -154,7 +157,7 @@ fn who_waits_on_an_indirect_mount_whose_master_is_gone_is_freed() -> Result<()> 
     let freed = free(&sandbox, []).run().assert_success();
     freed
         .assert_stderr_contains("freed 1 mount and 3 waiters")
-        .assert_stderr_contains("start it again (automount: systemctl restart autofs)");
+        .assert_stderr_contains("is ready for a master: start it again\n");
     touches.into_iter().for_each(assert_freed);
     sandbox.assert_nothing_blocked();
     assert_catatonic(&sandbox, "i")?;
@@ -185,6 +188,30 @@ fn a_direct_mount_without_any_master_is_freed_only_by_killing_who_asked_first() 
     assert_catatonic(&sandbox, "d")?;
     comes_again(&sandbox, options, &["d", "i/key"])?;
     sandbox.close()
+}
+
+#[test]
+fn who_asked_first_by_a_path_that_does_not_tell_the_mount_is_named_and_not_killed() -> Result<()> {
+    require!(Root, Autofs);
+    let sandbox = Sandbox::new()?;
+    let master = sandbox.master(MasterOptions::new().direct("d").arg("--swallow"))?;
+    sandbox.run(["ln", "-s", "d", &sandbox.path("link").to_string_lossy()]).assert_success();
+    let mut first = sandbox.touch_in_background(sandbox.path("link/file"));
+    first.wait_until_blocked();
+    let who = first.process().pid_inside()?;
+    master.kill()?;
+    let refused = free(&sandbox, []).arg("--kill").run().assert_code(1);
+    refused
+        .assert_stderr_contains(&format!("who asked first may be process {who} ("))
+        .assert_stderr_contains("(nothing was changed)");
+    assert!(!first.has_ended());
+    let started = Instant::now();
+    free(&sandbox, []).args(["--timeout", "0.3"]).run().assert_code(1);
+    assert!(started.elapsed() < Duration::from_secs(2), "it went on after its timeout");
+    // As it was told to.
+    let _ = first.kill();
+    free(&sandbox, []).run().assert_success();
+    assert_catatonic(&sandbox, "d")
 }
 
 #[test]
@@ -319,6 +346,9 @@ fn a_master_that_waits_itself_is_freed_and_connected_again() -> Result<()> {
     let root = sandbox.path("i");
     master.say(&format!("expire {}", root.display()))?;
     wait_until_swallowed(&mut master)?;
+    let too_short = free(&sandbox, ["i"]).args(["--timeout", "0.5"]).run().assert_code(1);
+    too_short.assert_stderr_contains("took longer than the timeout (nothing was changed)");
+    assert_ne!(option(&sandbox, "i", "pipe_ino")?, "-1");
     free(&sandbox, ["i"]).run().assert_success().assert_stderr_contains("freed 1 mount");
     assert!(master.hear(DEADLINE)?.starts_with("expire "));
     sandbox.assert_nothing_blocked();
@@ -404,12 +434,54 @@ fn a_master_is_not_sent_to_where_it_would_wait_itself() -> Result<()> {
     let mut touch = blocked(&sandbox, "way/d");
     let mut other = sandbox.master(MasterOptions::new().direct("way").arg("--swallow"))?;
     let refused = free(&sandbox, ["way/d"]).run().assert_code(1);
+    assert!(!refused.stderr.contains("still waits"), "it waited for who was not freed: {refused}");
     refused
         .assert_stderr_contains("way/d: cannot open the mount")
         .assert_stderr_contains("it is as it was: it could not be freed");
     assert!(!touch.has_ended());
     master.assert_undisturbed();
     other.assert_undisturbed();
+    Ok(())
+}
+
+#[test]
+fn a_timeout_that_is_too_short_cuts_no_master_off() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(three().like_automount())?;
+    let pipes = THREE.map(|name| option(&sandbox, name, "pipe_ino").expect("a pipe"));
+    for timeout in ["0", "0.0001", "0.001", "0.002", "0.005", "0.01", "0.02", "0.05"] {
+        // Whether the time was enough or not.
+        free(&sandbox, THREE).args(["--timeout", timeout]).run();
+        assert_eq!(THREE.map(|name| option(&sandbox, name, "pipe_ino").expect("a pipe")), pipes, "{timeout}");
+    }
+    for name in TRIGGERS {
+        sandbox.read(sandbox.path(name).join("served-by"))?;
+    }
+    master.assert_undisturbed();
+    Ok(())
+}
+
+/// Killing takes its time, and meanwhile another master may come for another of the mounts.
+#[test]
+fn a_mount_that_a_new_master_connects_meanwhile_is_left_to_it() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let (sandbox, [mut touch]) = killed_master(MasterOptions::new().direct("d").indirect("i"), ["d"])?;
+    // It does not end before this process lets it.
+    let first = touch.process().pid().to_nix();
+    ptrace::seize(first, ptrace::Options::PTRACE_O_TRACEEXIT)?;
+    let freeing = free(&sandbox, []).arg("--kill").spawn();
+    let is_ending =
+        |status| matches!(status, WaitStatus::PtraceEvent(_, _, event) if event == PTRACE_EVENT_EXIT);
+    while !is_ending(waitpid(first, None)?) {
+        ptrace::cont(first, None)?;
+    }
+    let mut new = sandbox.master(MasterOptions::new().indirect("i").arg("--reconnect"))?;
+    ptrace::detach(first, None)?;
+    freeing.finish().assert_success();
+    assert_catatonic(&sandbox, "d")?;
+    sandbox.read(sandbox.path("i/key/served-by"))?;
+    new.assert_undisturbed();
     Ok(())
 }
 

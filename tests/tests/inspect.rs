@@ -423,7 +423,7 @@ fn those_who_wait_for_a_dead_master_are_still_named() -> Result<()> {
     assert_waits(&report, &sandbox, file, WaiterRole::Joined, "d", "d/file");
 
     let (i, d) = (sandbox.path("i"), sandbox.path("d"));
-    let (i, d) = (i.display(), d.display());
+    let (i, d, pid) = (i.display(), d.display(), sandbox.pid());
     let table = Tool::inspect().target(&sandbox).run().assert_success();
     let shown: Vec<Vec<&str>> =
         table.stdout.lines().map(|line| line.split_whitespace().rev().take(2).collect()).collect();
@@ -431,13 +431,13 @@ fn those_who_wait_for_a_dead_master_are_still_named() -> Result<()> {
     assert_eq!(waiters, ["WAITERS", "2", "1"], "{table}");
     for line in [
         format!(
-            "cat[{key}] waits on {i} for {i}/key (asked first); its master is gone: free it with autofs-fixup --free {i}\n"
+            "cat[{key}] waits on {i} for {i}/key (asked first); its master is gone: free it with autofs-fixup --free -p {pid} {i}\n"
         ),
         format!(
-            "cat[{root}] waits on {d} for {d} (asked first); its master is gone: free it with autofs-fixup --free {d}\n"
+            "cat[{root}] waits on {d} for {d} (asked first); its master is gone: free it with autofs-fixup --free -p {pid} {d}\n"
         ),
         format!(
-            "cat[{file}] waits on {d} for {d}/file (joined); its master is gone: free it with autofs-fixup --free {d}\n"
+            "cat[{file}] waits on {d} for {d}/file (joined); its master is gone: free it with autofs-fixup --free -p {pid} {d}\n"
         ),
     ] {
         assert!(table.stderr.contains(&format!("autofs-inspect: {line}")), "{table}");

@@ -1,9 +1,19 @@
 //! The sandbox and the reference master themselves.
 
-use anyhow::Result;
+use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use autofs_cr_common::model::Pid;
+use autofs_cr_common::target::open_pidfd;
+use autofs_cr_tests::machine::Machine;
 use autofs_cr_tests::require;
-use autofs_cr_tests::sandbox::{MasterOptions, Sandbox, TestCommand, TouchError, assert_no_leaks, program};
+use autofs_cr_tests::sandbox::{
+    DEADLINE, MasterOptions, Sandbox, TestCommand, TouchError, assert_no_leaks, program,
+};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 #[test]
 fn a_master_serves_direct_indirect_and_offset_mounts() -> Result<()> {
@@ -75,7 +85,7 @@ fn a_master_with_one_thread_reports_after_the_next_request() -> Result<()> {
     assert_eq!(threads, 1);
     master.say("report")?;
     sandbox.touch(sandbox.path("d"))?;
-    assert!(master.hear(autofs_cr_tests::sandbox::DEADLINE)?.contains("\"served\":1"));
+    assert!(master.hear(DEADLINE)?.contains("\"served\":1"));
     Ok(())
 }
 
@@ -254,5 +264,40 @@ fn a_master_mounts_thousands() -> Result<()> {
     let _master = sandbox.master(MasterOptions::new().args(["--bulk", &bulk, "2000"]))?;
     assert_eq!(sandbox.autofs_lines().len(), 2000);
     sandbox.touch(sandbox.path("bulk/001999"))?;
+    Ok(())
+}
+
+/// The name of a variable: with it the test below is its own child.
+const AS_CHILD: &str = "AUTOFS_CR_BOOT_AND_WAIT";
+
+#[test]
+fn a_machine_ends_with_its_test_also_when_that_is_killed() -> Result<()> {
+    require!(Root, Autofs, Machine);
+    if std::env::var_os(AS_CHILD).is_some() {
+        let machine = Machine::boot()?;
+        eprintln!("booted {}", machine.pid());
+        std::io::stdin().read_line(&mut String::new())?;
+        return machine.close();
+    }
+    let arguments = ["--exact", "a_machine_ends_with_its_test_also_when_that_is_killed", "--nocapture"];
+    let mut child = Command::new(std::env::current_exe()?);
+    child
+        .args(arguments)
+        .env(AS_CHILD, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut child = child.spawn()?;
+    let lines = BufReader::new(child.stderr.take().context("no output")?).lines();
+    let told = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("booted ")?.parse::<Pid>().ok());
+    let Some(init) = told else {
+        child.kill()?;
+        bail!("it did not boot");
+    };
+    let init = open_pidfd(init)?;
+    child.kill()?;
+    child.wait()?;
+    let mut ended = [PollFd::new(init.as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut ended, PollTimeout::try_from(DEADLINE)?)?, 1, "it is still there");
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use autofs_cr_common::doc::Report;
 use autofs_cr_common::doc::report::{Access, Mount, PipeEnd, Process, Superblock, Waiter, WaiterRole};
+use autofs_cr_common::masters::MasterKind;
 use autofs_cr_common::model::{MountType, State, TextPath};
 use autofs_cr_common::pipe::WriteEnd;
 use autofs_cr_common::proc::Proc;
@@ -89,6 +90,12 @@ impl<'a> Hung<'a> {
         self.waiters().filter(|waiter| waiter.role == WaiterRole::First)
     }
 
+    /// Who asked first on a mount that could not be told, as behind a symbolic link: it may be this one.
+    pub fn perhaps_first(&self) -> impl Iterator<Item = &'a Waiter> + use<'a> {
+        let waiters = self.report.waiters.iter();
+        waiters.filter(|waiter| waiter.role == WaiterRole::First && waiter.device.is_none())
+    }
+
     /// Whether a walk from outside is sure to block: one that waits for an expire could not even be killed.
     pub fn is_blocked(&self) -> bool {
         self.is_blocked_by_first() || (self.is_direct() && self.waiters().any(is_in_expire))
@@ -127,6 +134,11 @@ impl<'a> Hung<'a> {
     pub fn write_end(&self, proc: &Proc) -> Option<WriteEnd> {
         let (master, end) = (self.master()?, self.read_end()?);
         live::Process::open(proc, master.pid, master.start_time).ok()?.write_end(end.fd).ok()
+    }
+
+    /// The command that has its master start anew, where that is known.
+    pub fn restart(&self) -> Option<String> {
+        MasterKind::of_source(&self.mount.source).restart(self.place())
     }
 
     /// Type, place and device, for people.

@@ -26,6 +26,11 @@ pub fn open(world: &World, one: &Hung<'_>, killed: &mut usize) -> anyhow::Result
     while Instant::now() < world.deadline {
         opener.prepare()?;
         let report = world.report()?;
+        let pipe = report.superblock(device).context("it is not mounted any more")?.pipe;
+        // Who waits on one that a new master serves is none of ours; on one without a pipe nobody waits.
+        if pipe.is_some() && pipe != one.superblock.pipe {
+            bail!("somebody else connected it meanwhile");
+        }
         for waiter in report.waiters_on(device).filter(|waiter| waiter.role == WaiterRole::First) {
             *killed += usize::from(kill(world, waiter)?);
         }

@@ -106,7 +106,8 @@ impl Search<'_> {
         blocked.into_iter().for_each(|at| self.ways[at] = Some(Err(Errno::ETIMEDOUT)));
         let wanted: Vec<Wanted> = free.iter().map(|&at| (at, self.hung[at].superblock.device)).collect();
         let places = self.hung.iter().map(Hung::place);
-        let mut opener = Opener::new(places, &self.world.device, self.world.target.as_ref());
+        let opener = Opener::new(places, &self.world.device, self.world.target.as_ref());
+        let mut opener = opener.until(self.world.deadline);
         for (at, root) in free.into_iter().zip(opener.open(&wanted)?) {
             self.ways[at] = Some(root.map(Way::Root));
         }
@@ -171,8 +172,8 @@ impl Search<'_> {
     ) -> anyhow::Result<()> {
         let target = Target::open(process.pid())?;
         process.check_alive()?;
-        let mut opener =
-            Opener::new(wanted.iter().map(|(_, place, _)| place), &self.world.device, Some(&target));
+        let places = wanted.iter().map(|(_, place, _)| place);
+        let mut opener = Opener::new(places, &self.world.device, Some(&target)).until(self.world.deadline);
         let reached = opener.reaches(&(0..wanted.len()).collect::<Vec<_>>())?;
         let mut reached = reached.into_iter();
         wanted.retain(|_| reached.next() == Some(true));

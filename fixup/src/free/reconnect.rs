@@ -37,7 +37,7 @@ fn plan(world: &World, hung: &[&Hung<'_>]) -> anyhow::Result<Plan> {
     let this = world.proc.this().and_then(|this| this.stat()).context("cannot look at this process")?;
     let mut plan = Plan {
         coordinator: Process { pid: Pid::this(), start_time: this.start_time },
-        timeout: world.deadline.saturating_duration_since(Instant::now()),
+        timeout: world.end().saturating_duration_since(Instant::now()),
         masters: Vec::new(),
         superblocks: Vec::new(),
     };

@@ -68,6 +68,11 @@ impl<'a> Watched<'a> {
         Self { world, waiters: waiters.map(|waiter| (waiter, sleeps(waiter.pid, waiter.tid))).collect() }
     }
 
+    /// Leaves out who waits on other mounts than these.
+    pub fn keep(&mut self, devices: &BTreeSet<Device>) {
+        self.waiters.retain(|(waiter, _)| waiter.device.is_some_and(|device| devices.contains(&device)));
+    }
+
     /// How many they are.
     pub fn count(&self) -> usize {
         self.waiters.len()

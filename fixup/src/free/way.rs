@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
+use autofs_cr_common::doc::report::Waiter;
 use autofs_cr_common::model::Pid;
 use nix::errno::Errno;
 
@@ -38,7 +39,7 @@ impl Way {
             (Self::Master, Some(master)) => format!("{master} is connected to it again"),
             (Self::Held(why), _) => format!("its master cannot make the calls now: {why}"),
             (Self::None(errno), _) => format!("it cannot be opened: {errno}"),
-            (Self::Kill, _) => format!("{} has to be killed for that (--kill)", first(one)),
+            (Self::Kill, _) => format!("{} has to be killed for that (--kill)", names(one.first())),
             (Self::Member(pid), _) => format!("process {pid} of its group opens it, as its master is gone"),
             (_, Some(master)) => format!("its master {master} is connected again, if it can be stopped then"),
             (_, None) => "its master is gone".to_owned(),
@@ -53,7 +54,7 @@ impl Way {
                 "{}: nobody can open it while {} waits, who asked first: no living process of its group is able \
                  to; --kill kills that process",
                 one.place(),
-                first(one)
+                names(one.first())
             )),
             Self::Held(why) => Some(format!("{}: its master cannot make the calls now: {why}", one.place())),
             Self::None(errno) => Some(match one.master() {
@@ -63,14 +64,25 @@ impl Way {
                     master.command,
                     master.pid
                 ),
-                None => format!("{}: it cannot be opened: {errno}", one.place()),
+                None => format!("{}: it cannot be opened: {errno}{}", one.place(), suspects(one, *errno)),
             }),
             _ => None,
         }
     }
 }
 
-fn first(one: &Hung<'_>) -> String {
-    let names: Vec<String> = one.first().map(name).collect();
+fn names<'a>(waiters: impl Iterator<Item = &'a Waiter>) -> String {
+    let names: Vec<String> = waiters.map(name).collect();
     names.join(" and ")
+}
+
+/// Who may be what makes a walk to a mount block.
+fn suspects(one: &Hung<'_>, errno: Errno) -> String {
+    match names(one.perhaps_first()) {
+        names if names.is_empty() || errno != Errno::ETIMEDOUT => String::new(),
+        names => format!(
+            "; who asked first may be {names}, whose path does not tell on which mount it waits: if it is this one, \
+             end it"
+        ),
+    }
 }
