@@ -12,7 +12,7 @@ use autofs_cr_tests::machine::autofs::{write_maps, write_maps_below};
 use autofs_cr_tests::machine::{Autofs, Automount, Holder, Machine, overlay};
 use autofs_cr_tests::require;
 use autofs_cr_tests::sandbox::images::{dump, lasting, make_catatonic, make_orphaned, read_image};
-use autofs_cr_tests::sandbox::{Finished, Sandbox, Tool, Touch, TouchError, program};
+use autofs_cr_tests::sandbox::{Finished, Inside, Sandbox, Tool, Touch, TouchError, program};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
@@ -114,15 +114,14 @@ fn check_that_all_serves(
     Ok(())
 }
 
-#[test]
-fn triggers_that_turned_catatonic_are_adopted_in_place() -> Result<()> {
-    require!(Root, Autofs, PipeInode, Ptrace, Machine);
+/// Every mount is broken by `spoil`, adopted where it is, and serves as before.
+fn adopt_what_was_spoilt(spoil: impl Fn(&Inside, &str)) -> Result<()> {
     let _alone = alone();
     let machine = Machine::boot()?;
     let automount = Autofs::start(&machine, 300)?;
     let user = use_everything(&machine)?;
     let image = dump(&machine);
-    make_catatonic(&machine, &image);
+    spoil(&machine, &image);
     let before = content(&machine, "/dir");
 
     let (restored, fixed) = Tool::restore().target(&machine).stdin(image).pipe(Tool::fixup());
@@ -135,22 +134,15 @@ fn triggers_that_turned_catatonic_are_adopted_in_place() -> Result<()> {
 }
 
 #[test]
+fn triggers_that_turned_catatonic_are_adopted_in_place() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Ptrace, Machine);
+    adopt_what_was_spoilt(make_catatonic)
+}
+
+#[test]
 fn triggers_that_were_orphaned_are_adopted_in_place() -> Result<()> {
     require!(Root, Autofs, PipeInode, Ptrace, Machine);
-    let _alone = alone();
-    let machine = Machine::boot()?;
-    let automount = Autofs::start(&machine, 300)?;
-    let user = use_everything(&machine)?;
-    let image = dump(&machine);
-    make_orphaned(&machine, &image);
-    let before = content(&machine, "/dir");
-
-    let (restored, fixed) = Tool::restore().target(&machine).stdin(image).pipe(Tool::fixup());
-    restored.assert_success().assert_stderr_contains(&format!("adopt {TRIGGERS}"));
-    fixed.assert_success();
-
-    check_that_all_serves(&machine, &automount, user, &before)?;
-    machine.close()
+    adopt_what_was_spoilt(make_orphaned)
 }
 
 #[test]

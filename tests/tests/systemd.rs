@@ -17,7 +17,7 @@ use autofs_cr_common::model::{Device, FdFlags, Pid, State};
 use autofs_cr_tests::guard::alone;
 use autofs_cr_tests::machine::{Automount, Machine};
 use autofs_cr_tests::require;
-use autofs_cr_tests::sandbox::images::{dump, make_catatonic, read_image};
+use autofs_cr_tests::sandbox::images::{dump, make_catatonic, make_orphaned, read_image};
 use autofs_cr_tests::sandbox::{DEADLINE, Finished, Running, TestCommand, Tool, TouchError, program};
 use nix::errno::Errno;
 use nix::sys::ptrace;
@@ -389,17 +389,6 @@ fn adopt(machine: &Machine, image: &str, held: Vec<File>) {
     assert!(states(&report(Tool::inspect().target(machine))).iter().all(|(_, s)| *s == State::Connected));
 }
 
-/// Connects the mounts of an image to a pipe that nobody reads.
-fn orphan(machine: &Machine, image: &str) {
-    make_catatonic(machine, image);
-    for mount in &read_image(image).mounts {
-        let probe = program("autofs-probe");
-        let (probe, place) = (probe.display(), &mount.mount_point);
-        let set_pipe = format!("exec {probe} set-pipe {place} {} $$ 0", mount.device);
-        machine.sh(&format!("true | sh -c '{set_pipe}'")).assert_success();
-    }
-}
-
 #[test]
 fn mounts_that_were_orphaned_are_named_and_adopted_while_a_write_end_is_held() -> Result<()> {
     require!(Root, Autofs, PipeInode, Ptrace, Machine);
@@ -408,7 +397,7 @@ fn mounts_that_were_orphaned_are_named_and_adopted_while_a_write_end_is_held() -
     let (image, before) = (dump(&machine), invocation(&machine, &idle));
     let content = mounted.content();
     let held = hold_pipes(&machine, &image)?;
-    orphan(&machine, &image);
+    make_orphaned(&machine, &image);
     assert_named(&machine, State::Orphaned);
 
     adopt(&machine, &image, held);
