@@ -128,6 +128,16 @@ fn timespec(duration: Duration) -> Timespec {
     }
 }
 
+impl Channel {
+    /// Whether the other end is gone.
+    pub fn is_closed(&self) -> bool {
+        let mut polled = [PollFd::new(&self.socket, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let _ = poll(&mut polled, Some(&now));
+        polled[0].revents().contains(PollFlags::HUP)
+    }
+}
+
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use autofs_cr_common::doc::Stage;
@@ -843,4 +844,44 @@ fn what_a_killed_restore_covered_is_uncovered_by_the_next() -> Result<()> {
         sandbox.close()?;
     }
     Ok(())
+}
+
+#[test]
+fn a_restore_that_is_killed_at_any_instant_is_finished_by_the_next() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let options = MasterOptions::new().indirect("i").arg("--identity=device");
+    let mut master = sandbox.master(options)?;
+    // This one has no write end of its own, and must never see a hang-up.
+    let mut other = like_systemd(&sandbox)?;
+    for name in ["a", "i/key", "i/other"] {
+        sandbox.touch(sandbox.path(name))?;
+    }
+    let content = || -> BTreeSet<(String, String)> {
+        let mounts = sandbox.mountinfo();
+        let lines = mounts.lines().filter(|line| line.contains(" - tmpfs ") || line.contains("parking"));
+        lines
+            .filter_map(|line| Some((line.split(' ').next()?.into(), line.split(' ').nth(4)?.into())))
+            .collect()
+    };
+    let (image, before) = (dump(&sandbox), content());
+    for step in 0..40 {
+        let restore = Tool::restore().target(&sandbox).arg("--replace").stdin(&*image);
+        let (mut restore, fixup) = restore.spawn_pipe(Tool::fixup());
+        // Not a wait for something: each instant shall be met by some of the rounds.
+        std::thread::sleep(Duration::from_micros(700 * step));
+        restore.process().kill()?;
+        let (killed, fixed) = (restore.finish(), fixup.finish());
+        let (restored, connected) = restore_and_fix(&sandbox, &image, &["--replace"]);
+        assert_eq!(content(), before, "round {step}: {killed}{fixed}{restored}{connected}");
+    }
+    assert_eq!(lasting(&dump(&sandbox)), lasting(&image), "{image}");
+    for name in ["a", "b", "i/key", "i/new"] {
+        sandbox.touch(sandbox.path(name))?;
+    }
+    sandbox.assert_nothing_blocked();
+    other.assert_undisturbed();
+    master.report()?;
+    sandbox.close()
 }

@@ -30,8 +30,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use autofs_cr_common::channel::{Channel, ChannelError, MAX_MESSAGE};
+use autofs_cr_common::child::undivided;
 use autofs_cr_common::model::Pid;
 use autofs_cr_common::sys::autofs::ControlDevice;
 use autofs_cr_common::sys::mmap::SharedWords;
@@ -254,7 +255,15 @@ impl<'a> Mounter<'a> {
 
     fn make_groups(&mut self, groups: &[usize]) -> anyhow::Result<()> {
         self.uncover_left_behind().context("cannot take away what a killed restore left")?;
-        groups.iter().try_for_each(|&group| self.make_group(group))
+        for &group in groups {
+            // Between the end of an old superblock and its new one the pipe may have no other write end than those of
+            // restore and this process: a master that sees a hang-up there gives the mount up.
+            undivided(|| self.make_group(group))??;
+            if self.channel.is_closed() {
+                bail!("restore is gone");
+            }
+        }
+        Ok(())
     }
 
     /// Takes away what a restore that was killed covered autofs mounts with.
