@@ -106,6 +106,14 @@ impl Channel {
         Ok((message, fds))
     }
 
+    /// Whether the other end is gone.
+    pub fn is_closed(&self) -> bool {
+        let mut polled = [PollFd::new(&self.socket, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let _ = poll(&mut polled, Some(&now));
+        polled[0].revents().contains(PollFlags::HUP)
+    }
+
     fn await_input(&self, deadline: Option<Instant>) -> Result<(), ChannelError> {
         loop {
             let timeout =
@@ -125,16 +133,6 @@ fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(duration.subsec_nanos()),
-    }
-}
-
-impl Channel {
-    /// Whether the other end is gone.
-    pub fn is_closed(&self) -> bool {
-        let mut polled = [PollFd::new(&self.socket, PollFlags::empty())];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let _ = poll(&mut polled, Some(&now));
-        polled[0].revents().contains(PollFlags::HUP)
     }
 }
 

@@ -82,6 +82,11 @@ pub struct Process {
 }
 
 impl Process {
+    /// Its descriptors on the root of this superblock.
+    pub fn control_fds_on(&self, device: Device) -> impl Iterator<Item = &ControlFd> {
+        self.control_fds.iter().filter(move |control| control.device == device)
+    }
+
     /// The id in its own pid namespace.
     pub fn own_id(&self) -> Option<Pid> {
         self.ids.last().and_then(|&id| Pid::try_from(id).ok())

@@ -139,8 +139,7 @@ impl ProcessDir {
         let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
         let is_there = |link: &str| {
             let found = statx(&self.dir, link, flags, StatxFlags::empty());
-            found
-                .is_ok_and(|found| (found.stx_dev_major, found.stx_dev_minor) == (device.major, device.minor))
+            found.is_ok_and(|its| Device { major: its.stx_dev_major, minor: its.stx_dev_minor } == device)
         };
         if is_there("cwd") || is_there("root") {
             return true;

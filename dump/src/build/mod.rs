@@ -100,8 +100,7 @@ fn other_group(found: &report::Superblock, master: Option<&report::Process>, gro
 }
 
 fn control_fds(master: &report::Process, device: Device) -> Vec<End> {
-    let on_it = master.control_fds.iter().filter(|control| control.device == device);
-    on_it.map(|control| End { fd: control.fd, flags: control.flags }).collect()
+    master.control_fds_on(device).map(|control| End { fd: control.fd, flags: control.flags }).collect()
 }
 
 /// Numbers things from 1, in the order in which they are asked for.

@@ -125,7 +125,7 @@ impl<'a> Hung<'a> {
     pub fn descriptors(&self) -> impl Iterator<Item = (&'a Process, i32)> + use<'a> {
         let device = self.superblock.device;
         self.report.processes.iter().flat_map(move |process| {
-            let on_it = process.control_fds.iter().filter(move |end| end.device == device);
+            let on_it = process.control_fds_on(device);
             on_it.map(move |end| (process, end.fd))
         })
     }

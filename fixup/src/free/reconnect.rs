@@ -83,6 +83,5 @@ fn pipe(master: &mut Master, end: &report::PipeEnd) -> usize {
 }
 
 fn control_fds(master: &report::Process, one: &Hung<'_>) -> Vec<End> {
-    let on_it = master.control_fds.iter().filter(|end| end.device == one.superblock.device);
-    on_it.map(|end| End { fd: end.fd, flags: end.flags }).collect()
+    master.control_fds_on(one.superblock.device).map(|end| End { fd: end.fd, flags: end.flags }).collect()
 }

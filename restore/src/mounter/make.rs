@@ -10,12 +10,11 @@ use autofs_cr_common::doc::report::Within;
 use autofs_cr_common::model::Propagation;
 use autofs_cr_common::sys::autofs::set_timeout_as_admin;
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
-use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
+use rustix::mount::MountAttrFlags;
 
-use super::Mounter;
 use super::prepare::relative;
 use super::superblock::{self, Recipe};
-use super::take::move_onto;
+use super::{Mounter, moves};
 use crate::attributes;
 use crate::live::Masters;
 use crate::plan::Action;
@@ -159,15 +158,13 @@ impl Mounter<'_> {
     fn bind(&self, whole: &OwnedFd, mount: usize) -> anyhow::Result<OwnedFd> {
         let root = &self.plan.image.mounts[mount].root;
         let inside = super::place::inside(whole.as_fd(), relative(Path::new("/"), root), root)?;
-        let flags =
-            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-        open_tree(&inside, "", flags).with_context(|| format!("cannot bind its directory {root}"))
+        moves::bind(&inside).with_context(|| format!("cannot bind its directory {root}"))
     }
 
     fn attach(&mut self, index: usize, tree: OwnedFd) -> anyhow::Result<()> {
         let mount = &self.plan.image.mounts[index];
         let place = self.place_of(index, mount)?;
-        move_onto(&tree, &place).with_context(|| format!("cannot mount it on {}", mount.mount_point))?;
+        moves::onto(&place, &tree).with_context(|| format!("cannot mount it on {}", mount.mount_point))?;
         let set = mount_setattr(&tree, Some(self.attributes(index)), propagation_type(mount.propagation));
         // Also if that failed, so that an undo finds it.
         self.made.insert(index, tree);

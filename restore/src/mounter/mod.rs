@@ -14,6 +14,7 @@
 pub mod fresh;
 mod launch;
 mod make;
+mod moves;
 mod numbers;
 mod park;
 mod place;
@@ -36,7 +37,6 @@ use autofs_cr_common::child::undivided;
 use autofs_cr_common::model::Pid;
 use autofs_cr_common::sys::autofs::ControlDevice;
 use autofs_cr_common::sys::mmap::SharedWords;
-use rustix::mount::UnmountFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::live::Masters;
@@ -47,7 +47,7 @@ use numbers::Numbers;
 use park::Park;
 pub use park::SOURCE as PARKING_SOURCE;
 use place::Root;
-use take::Taken;
+use take::{Taken, unmount_cover};
 
 /// What restore tells the mounter to do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -270,7 +270,7 @@ impl<'a> Mounter<'a> {
     fn uncover_left_behind(&self) -> io::Result<()> {
         for Cover { id, mount_point } in &self.plan.covers {
             if self.root.top(mount_point)?.1 == *id {
-                rustix::mount::unmount(&**mount_point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?;
+                unmount_cover(mount_point)?;
             }
         }
         Ok(())

@@ -9,10 +9,11 @@ use autofs_cr_common::model::{Device, TextPath};
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, symlinkat, unlinkat};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen,
 };
 
+use super::moves;
 use super::place::Root;
 use super::superblock::device;
 
@@ -24,10 +25,6 @@ const FOLDERS: [&str; 3] = ["run", "tmp", "."];
 
 /// The directory that covers show.
 const COVER: &str = "cover";
-
-/// From a descriptor onto another.
-const ONTO: MoveMountFlags =
-    MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH.union(MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH);
 
 /// A mounted tmpfs with a directory for each mount that is parked.
 #[derive(Debug)]
@@ -47,8 +44,7 @@ impl Park {
         let place = openat(&folder, &name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let mount = tmpfs_besides(wanted)?;
         // A mount under a shared one would take what is parked along into other namespaces.
-        let attached = move_mount(&mount, "", &place, "", ONTO)
-            .map_err(io::Error::from)
+        let attached = moves::onto(&place, &mount)
             .and_then(|()| mount_setattr(&mount, None, Some(PropagationType::Private)));
         let park = Self { folder, name, mount, parked: 0 };
         match attached {
@@ -64,7 +60,7 @@ impl Park {
     pub fn store(&mut self, content: impl AsFd, was_at: &TextPath) -> io::Result<()> {
         let (name, place) = self.new_place()?;
         symlinkat(was_at as &std::path::Path, &self.mount, format!("{name}.was-at"))?;
-        Ok(move_mount(content, "", &place, "", ONTO)?)
+        moves::onto(&place, content)
     }
 
     /// A new directory, with its name.
@@ -79,31 +75,31 @@ impl Park {
     /// Covers what lies beneath the mount `top`, which goes on to be on top: when that is moved away, everybody sees an
     /// empty directory. Since Linux 6.5.
     pub fn cover_beneath(&self, top: impl AsFd) -> io::Result<OwnedFd> {
-        self.cover(top, ONTO | MoveMountFlags::MOVE_MOUNT_BENEATH)
+        let cover = self.cover()?;
+        moves::beneath(top, &cover)?;
+        Ok(cover)
     }
 
     /// Covers a mount: everybody sees an empty directory.
     pub fn cover_on(&self, root: impl AsFd) -> io::Result<OwnedFd> {
-        self.cover(root, ONTO)
+        let cover = self.cover()?;
+        moves::onto(root, &cover)?;
+        Ok(cover)
     }
 
-    fn cover(&self, place: impl AsFd, how: MoveMountFlags) -> io::Result<OwnedFd> {
+    fn cover(&self) -> io::Result<OwnedFd> {
         match mkdirat(&self.mount, COVER, Mode::RWXU | Mode::from_raw_mode(0o055)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }
         let empty = openat(&self.mount, COVER, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        let flags =
-            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-        let cover = open_tree(&empty, "", flags)?;
-        move_mount(&cover, "", place, "", how)?;
-        Ok(cover)
+        moves::bind(&empty)
     }
 
     /// Mounts a new mount here, where nobody sees it yet; the name of the place.
     pub fn stage(&mut self, mount: impl AsFd) -> io::Result<String> {
         let (name, place) = self.new_place()?;
-        move_mount(mount, "", &place, "", ONTO)?;
+        moves::onto(&place, mount)?;
         Ok(name)
     }
 

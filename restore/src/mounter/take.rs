@@ -10,10 +10,10 @@ use anyhow::{Context, bail};
 use autofs_cr_common::model::TextPath;
 use autofs_cr_common::proc::Proc;
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
-use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
+use rustix::mount::{UnmountFlags, unmount};
 
-use super::Mounter;
 use super::park::Park;
+use super::{Mounter, moves};
 use crate::plan::Content;
 
 /// A superblock that is to go, or that parked mounts belong on.
@@ -72,12 +72,8 @@ impl Mounter<'_> {
         let Some(old) = &self.plan.items[item].old else { return Ok(()) };
         self.park_content(item, &old.content)?;
         while let Some(root) = self.taken.get(&item).and_then(|taken| taken.roots.last()) {
-            let (mount_point, top) = (root.mount_point.clone(), root.top()?);
-            if root.is_shared && self.root.top(&mount_point)?.1 != top {
-                // Copies of it would stay in other namespaces, which the plan did not see.
-                bail!("something was mounted on it just now: try again");
-            }
-            self.park_late_content(item, &mount_point, top)?;
+            let (mount_point, top, is_shared) = (root.mount_point.clone(), root.top()?, root.is_shared);
+            self.park_late_content(item, &mount_point, top, is_shared)?;
             let root = self.taken.get_mut(&item).and_then(|taken| taken.roots.pop());
             root.map_or(Ok(()), |root| self.unmount_old(item, root))?;
         }
@@ -139,12 +135,23 @@ impl Mounter<'_> {
     }
 
     /// Parks what was mounted on top of a mount since it was looked at.
-    fn park_late_content(&mut self, item: usize, mount_point: &TextPath, id: u64) -> anyhow::Result<()> {
+    fn park_late_content(
+        &mut self,
+        item: usize,
+        mount_point: &TextPath,
+        id: u64,
+        is_shared: bool,
+    ) -> anyhow::Result<()> {
         for _ in 0..TRIES {
             let (top, top_id) = self.root.top(mount_point).context("cannot look at its mount point")?;
             if top_id == id {
                 return Ok(());
             }
+            if is_shared {
+                // Copies of it would stay in other namespaces, which the plan did not see.
+                bail!("something was mounted on it just now: try again");
+            }
+            self.prepare_parking(item, mount_point)?;
             self.store(item, top, mount_point)?;
         }
         bail!("something is mounted on it again and again")
@@ -178,6 +185,7 @@ impl Mounter<'_> {
         Ok(())
     }
 
+    /// The place for what is moved aside, made when it is needed first.
     pub(super) fn open_park(&mut self) -> anyhow::Result<&mut Park> {
         let park = match self.park.take() {
             Some(park) => park,
@@ -202,7 +210,7 @@ impl Mounter<'_> {
         }
     }
 
-    /// Moves one mount aside.
+    /// Moves one mount aside. There has to be a place for it.
     pub(super) fn store(
         &mut self,
         item: usize,
@@ -210,7 +218,6 @@ impl Mounter<'_> {
         mount_point: &TextPath,
     ) -> anyhow::Result<()> {
         let what = || format!("cannot move what is mounted at {mount_point} aside");
-        self.prepare_parking(item, mount_point)?;
         let (Some(taken), Some(park)) = (self.taken.get_mut(&item), &mut self.park) else { return Ok(()) };
         park.store(&mount, mount_point).with_context(what)?;
         taken.parked.push_front((mount, mount_point.clone()));
@@ -228,7 +235,7 @@ impl Mounter<'_> {
                 Some(Cover::Beneath(cover)) => replace_cover(content, cover, mount_point),
                 Some(Cover::On(_)) | None => self
                     .place_for_content(item, &taken, mount_point)
-                    .and_then(|place| Ok(move_onto(content, &place)?)),
+                    .and_then(|place| Ok(moves::onto(&place, content)?)),
             };
             result =
                 moved.with_context(|| format!("cannot move what was mounted at {mount_point} back there"));
@@ -248,7 +255,7 @@ impl Mounter<'_> {
     pub(super) fn load(&mut self, item: usize, new: &OwnedFd) -> anyhow::Result<()> {
         let Some(taken) = self.taken.get_mut(&item) else { return Ok(()) };
         while let Some((content, mount_point)) = taken.parked.front() {
-            move_onto(content, new).with_context(|| {
+            moves::onto(new, content).with_context(|| {
                 format!("cannot move what was mounted at {mount_point} onto the new mount")
             })?;
             taken.loaded.extend(taken.parked.pop_front());
@@ -310,16 +317,13 @@ impl Root {
 
 /// Puts content back beneath a cover, and takes that away.
 fn replace_cover(content: &OwnedFd, cover: OwnedFd, mount_point: &TextPath) -> anyhow::Result<()> {
-    let beneath = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH
-        | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH
-        | MoveMountFlags::MOVE_MOUNT_BENEATH;
-    move_mount(content, "", &cover, "", beneath)?;
+    moves::beneath(&cover, content)?;
     drop(cover);
     Ok(unmount_cover(mount_point)?)
 }
 
 /// Lazily, as somebody may be walking by; there is nothing in it that could be lost.
-fn unmount_cover(mount_point: &TextPath) -> rustix::io::Result<()> {
+pub(super) fn unmount_cover(mount_point: &TextPath) -> rustix::io::Result<()> {
     unmount(&**mount_point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
 }
 
@@ -336,10 +340,4 @@ fn unmount_soon(mount_point: &TextPath) -> rustix::io::Result<()> {
             result => return result,
         }
     }
-}
-
-/// Moves a mount onto a place.
-pub(super) fn move_onto(mount: &OwnedFd, place: &OwnedFd) -> io::Result<()> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    Ok(move_mount(mount, "", place, "", flags)?)
 }

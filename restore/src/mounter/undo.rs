@@ -134,6 +134,7 @@ impl Mounter<'_> {
             // A mount cannot be moved away from a shared one.
             mount_setattr(tree, None, Some(PropagationType::Private)).context("cannot make it private")?;
         }
+        self.open_park()?;
         for content in old.content.iter().rev() {
             let mount = self.find_content(content)?;
             self.store(item, mount, &content.mount_point)?;

@@ -1,0 +1,27 @@
+//! Moving mounts by their descriptors: no path is walked.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+
+/// From a descriptor to a descriptor.
+const BY_DESCRIPTORS: MoveMountFlags =
+    MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH.union(MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH);
+
+/// Moves a mount onto a place.
+pub fn onto(place: impl AsFd, mount: impl AsFd) -> io::Result<()> {
+    Ok(move_mount(mount, "", place, "", BY_DESCRIPTORS)?)
+}
+
+/// Moves a mount beneath the mount `top`. Since Linux 6.5.
+pub fn beneath(top: impl AsFd, mount: impl AsFd) -> io::Result<()> {
+    Ok(move_mount(mount, "", top, "", BY_DESCRIPTORS | MoveMountFlags::MOVE_MOUNT_BENEATH)?)
+}
+
+/// A new mount of a directory, attached nowhere.
+pub fn bind(directory: impl AsFd) -> io::Result<OwnedFd> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(open_tree(directory, "", flags)?)
+}
