@@ -53,6 +53,7 @@ pub fn of_fresh(proc: &Proc, image: &Image) -> anyhow::Result<Survey> {
         content: Vec::new(),
         requests: Vec::new(),
         waiters: Vec::new(),
+        strangers: Vec::new(),
     };
     let numbers = numbers(proc, image, &report, None)?;
     Ok(Survey { target: None, report, parkings: Vec::new(), masters: Masters::default(), numbers })

@@ -34,6 +34,10 @@ pub struct Report {
     /// such a list.
     #[serde(default)]
     pub waiters: Vec<Waiter>,
+    /// The processes whose requests fail, as their master cannot see them, by pid. Absent in a report that was made
+    /// before there was such a list.
+    #[serde(default)]
+    pub strangers: Vec<Stranger>,
 }
 
 impl Kind for Report {
@@ -53,6 +57,28 @@ pub struct Namespace {
     pub start_time: u64,
     /// The inode number of that process's pid namespace (/proc/PID/ns/pid).
     pub pid_namespace: u64,
+    /// Where that process runs.
+    #[serde(default, skip_serializing_if = "RunsIn::is_unknown")]
+    pub runs_in: RunsIn,
+}
+
+/// What a process belongs to, as its control group tells (/proc/PID/cgroup).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunsIn {
+    /// The container: a machine of systemd-nspawn by its name, others by the id that their runtime gave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<TextPath>,
+    /// The systemd unit, of the container if it is in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<TextPath>,
+}
+
+impl RunsIn {
+    /// For serde: not worth writing.
+    pub fn is_unknown(&self) -> bool {
+        self.container.is_none() && self.unit.is_none()
+    }
 }
 
 /// A process that has to do with an autofs mount.
@@ -75,6 +101,9 @@ pub struct Process {
     pub command: TextPath,
     /// What kind of master it would be.
     pub kind: MasterKind,
+    /// Where it runs.
+    #[serde(default, skip_serializing_if = "RunsIn::is_unknown")]
+    pub runs_in: RunsIn,
     /// The ends of control pipes that it holds, by descriptor.
     pub pipe_ends: Vec<PipeEnd>,
     /// Its descriptors on roots of autofs superblocks, by number.
@@ -200,6 +229,20 @@ pub struct Mount {
     /// A later mount on a directory above hides it, so that no path leads to it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub buried: bool,
+    /// It is a copy that its master does not serve as it does its own mount; absent if it is as good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopyFault>,
+}
+
+/// What is wrong with a mount that is a copy of the one that the master made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CopyFault {
+    /// What the master mounts does not appear here, as nothing is propagated from its mount: an access that has it mount
+    /// something fails with ELOOP ("Too many levels of symbolic links").
+    Severed,
+    /// The superblock is not mounted any more where its master, or what has taken its place, is: nobody will serve it.
+    Stale,
 }
 
 /// What an autofs mount is mounted on.
@@ -300,6 +343,26 @@ pub struct Waiter {
     /// not be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<TextPath>,
+    /// Since when it waits, in seconds since 1970; absent if the kernel does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+}
+
+/// A process that sees mounts of a master whose pid namespace does not see the process: the kernel answers its requests
+/// with ENOENT, and never asks the master (`autofs_wait` in fs/autofs/waitq.c).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stranger {
+    /// The process, for the writer of the report.
+    pub pid: Pid,
+    /// When it started, in clock ticks since boot.
+    pub start_time: u64,
+    /// Its name.
+    pub command: TextPath,
+    /// The mount namespace that it is in.
+    pub namespace: u64,
+    /// The master: an entry of `processes`.
+    pub master: Pid,
 }
 
 /// What a thread waits for.

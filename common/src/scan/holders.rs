@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 
 use super::tables::Tables;
-use crate::doc::report::{Access, ControlFd, PipeEnd, Process};
+use crate::doc::report::{Access, ControlFd, PipeEnd, Process, RunsIn};
 use crate::masters::MasterKind;
 use crate::model::{Device, Pid};
 use crate::proc::{Absence, Descriptors, Proc, ProcessDir, Target, absence};
@@ -158,6 +158,7 @@ fn describe(
         start_time: stat.start_time,
         kind: MasterKind::of_command(&stat.command),
         command: stat.command,
+        runs_in: RunsIn::default(),
         pipe_ends,
         control_fds,
     })

@@ -153,6 +153,7 @@ impl Look {
             content: self.tables.content,
             requests,
             waiters,
+            strangers: Vec::new(),
         }
     }
 }

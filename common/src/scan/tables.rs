@@ -6,7 +6,7 @@ use std::io;
 
 use super::tree::Tree;
 use super::{ScanError, Scope, processes, read_error};
-use crate::doc::report::{Content, Mount, Namespace};
+use crate::doc::report::{Content, Mount, Namespace, RunsIn};
 use crate::model::{Device, KernelPipe, Pid, SuperOptions, TextPath};
 use crate::proc::mountinfo::{Line, lines, unescape};
 use crate::proc::{Absence, Proc, ProcessDir, absence};
@@ -146,6 +146,7 @@ fn stand_in(dir: &ProcessDir, pid: Pid) -> io::Result<Namespace> {
         process: pid,
         start_time: dir.stat()?.start_time,
         pid_namespace: dir.pid_namespace()?,
+        runs_in: RunsIn::default(),
     })
 }
 
@@ -195,6 +196,7 @@ impl Tables {
             within: tree.within(line),
             covers: tree.covers(line),
             buried: tree.is_buried(line),
+            copy: None,
         };
         self.add_place(view, &mount);
         self.by_id.insert(mount.id, self.mounts.len());

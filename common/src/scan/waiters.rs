@@ -146,6 +146,7 @@ impl<'a> Search<'a> {
             role,
             device,
             path: path.map(TextPath::from_bytes),
+            since: None,
         }))
     }
 

@@ -23,6 +23,7 @@ fn mount(id: u64, parent: u64, device: u32, root: &str, place: &str) -> Mount {
         within: Within::Other,
         covers: false,
         buried: false,
+        copy: None,
     }
 }
 
@@ -63,6 +64,7 @@ fn report(superblocks: Vec<report::Superblock>, mounts: Vec<Mount>, content: Vec
         content,
         requests: Vec::new(),
         waiters: Vec::new(),
+        strangers: Vec::new(),
     }
 }
 
