@@ -3,6 +3,8 @@
 //! Process ids are those that the writer sees; `ids` and `group_ids` go on to the process's own pid
 //! namespace, as `NSpid` and `NSpgid` of /proc/PID/status do.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::format::{Format, Kind};
@@ -63,7 +65,7 @@ pub struct Namespace {
 }
 
 /// What a process belongs to, as its control group tells (/proc/PID/cgroup).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunsIn {
     /// The container: a machine of systemd-nspawn by its name, others by the id that their runtime gave.
@@ -245,6 +247,16 @@ pub enum CopyFault {
     Stale,
 }
 
+impl CopyFault {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Severed => "severed",
+            Self::Stale => "stale",
+        }
+    }
+}
+
 /// What an autofs mount is mounted on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -380,6 +392,20 @@ pub enum WaiterRole {
 }
 
 impl Report {
+    /// Forgets all mounts but these, with all that is only about those that go.
+    pub fn keep_mounts(&mut self, stays: impl Fn(&Mount) -> bool) {
+        self.mounts.retain(stays);
+        let ids: HashSet<u64> = self.mounts.iter().map(|mount| mount.id).collect();
+        let devices: HashSet<Device> = self.mounts.iter().map(|mount| mount.device).collect();
+        self.superblocks.retain(|superblock| devices.contains(&superblock.device));
+        self.content.retain(|content| ids.contains(&content.parent));
+        self.requests.retain(|request| devices.contains(&request.device));
+        self.waiters.retain(|waiter| waiter.device.is_some_and(|device| devices.contains(&device)));
+        let masters: HashSet<Pid> =
+            self.superblocks.iter().filter_map(|superblock| superblock.master).collect();
+        self.strangers.retain(|stranger| masters.contains(&stranger.master));
+    }
+
     /// The threads that wait on this superblock.
     pub fn waiters_on(&self, device: Device) -> impl Iterator<Item = &Waiter> {
         self.waiters.iter().filter(move |waiter| waiter.device == Some(device))
