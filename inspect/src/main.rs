@@ -15,7 +15,7 @@ use autofs_cr_common::cli::{Voice, may_colour};
 use autofs_cr_common::doc::{self, DocError, Output, Report};
 use autofs_cr_common::exit::{Exit, conclude};
 use autofs_cr_common::proc::Proc;
-use autofs_cr_common::scan::{Scope, scan};
+use autofs_cr_common::scan::{Needs, Scope, scan};
 use clap::Parser;
 
 use cli::{Cli, Format};
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<Exit> {
     let proc = Proc::open().context("cannot open /proc")?;
-    let report = scan(&proc, scope(cli))?;
+    let report = scan(&proc, scope(cli), needs(cli))?;
     let voice = Voice::new(TOOL, cli.verbosity);
     if cli.check {
         return check(cli, &report, voice);
@@ -50,6 +50,14 @@ fn scope(cli: &Cli) -> Scope {
         (true, _) => Scope::All,
         (false, Some(pid)) => Scope::Of(pid),
         (false, None) => Scope::Own,
+    }
+}
+
+/// The table and the check tell of each mount who serves it; the documents tell of every process.
+fn needs(cli: &Cli) -> Needs {
+    match cli.format() {
+        Format::Table => Needs::STATES,
+        Format::Yaml | Format::Json => Needs::REPORT,
     }
 }
 

@@ -99,7 +99,7 @@ impl Tree {
 
     fn scan(&self) -> Report {
         let proc = Proc::at(self.0.path()).expect("opened");
-        scan(&proc, Scope::Of(Pid::new(1).expect("a pid"))).expect("scanned")
+        scan(&proc, Scope::Of(Pid::new(1).expect("a pid")), Needs::REPORT).expect("scanned")
     }
 
     fn only(&self) -> Superblock {
@@ -110,7 +110,7 @@ impl Tree {
 
     fn error(&self) -> String {
         let proc = Proc::at(self.0.path()).expect("opened");
-        let error = scan(&proc, Scope::Of(Pid::new(1).expect("a pid"))).expect_err("an error");
+        let error = scan(&proc, Scope::Of(Pid::new(1).expect("a pid")), Needs::REPORT).expect_err("an error");
         format!("{:#}", anyhow::Error::from(error))
     }
 }
@@ -177,7 +177,7 @@ fn without_process_1_not_all_are_shown() {
     let tree = Tree::new(AUTOFS.as_bytes());
     fs::rename(tree.0.path().join("1"), tree.0.path().join("2")).expect("renamed");
     let proc = Proc::at(tree.0.path()).expect("opened");
-    let report = scan(&proc, Scope::Of(Pid::new(2).expect("a pid"))).expect("scanned");
+    let report = scan(&proc, Scope::Of(Pid::new(2).expect("a pid")), Needs::REPORT).expect("scanned");
     assert_eq!(report.superblocks[0].state, State::Unknown);
     assert!(report.hidden[0].contains("does not show all of them"), "{:?}", report.hidden);
 }
@@ -241,7 +241,7 @@ fn mounts_that_make_no_sense_are_named() {
 fn a_process_that_is_not_there_is_named() {
     let tree = Tree::new(AUTOFS.as_bytes());
     let proc = Proc::at(tree.0.path()).expect("opened");
-    let error = scan(&proc, Scope::Of(Pid::new(9).expect("a pid"))).expect_err("an error");
+    let error = scan(&proc, Scope::Of(Pid::new(9).expect("a pid")), Needs::REPORT).expect_err("an error");
     assert_eq!(error.to_string(), "process 9 does not exist");
 }
 
@@ -255,7 +255,7 @@ fn every_namespace_is_looked_at_once() {
     fs::remove_file(tree.path(80, "ns/mnt")).expect("removed");
     symlink("mnt:[4026539999]", tree.path(80, "ns/mnt")).expect("linked");
     let proc = Proc::at(tree.0.path()).expect("opened");
-    let report = scan(&proc, Scope::All).expect("scanned");
+    let report = scan(&proc, Scope::All, Needs::REPORT).expect("scanned");
     let namespaces: Vec<i32> = report.namespaces.iter().map(|namespace| namespace.process.as_raw()).collect();
     assert_eq!(namespaces, [1, 80]);
     assert_eq!((report.mounts.len(), report.superblocks.len()), (2, 1));
