@@ -97,9 +97,19 @@ impl Tree {
         self
     }
 
+    /// Looks at everything; what is looked for as far as it is needed must tell the same.
     fn scan(&self) -> Report {
+        let whole = self.look(Needs::REPORT);
+        for needs in [Needs::STATES, Needs::IMAGE] {
+            assert_eq!(self.look(needs).superblocks, whole.superblocks, "{needs:?}");
+        }
+        assert_eq!(self.look(Needs::STATES).waiters, whole.waiters);
+        whole
+    }
+
+    fn look(&self, needs: Needs) -> Report {
         let proc = Proc::at(self.0.path()).expect("opened");
-        scan(&proc, Scope::Of(Pid::new(1).expect("a pid")), Needs::REPORT).expect("scanned")
+        scan(&proc, Scope::Of(Pid::new(1).expect("a pid")), needs).expect("scanned")
     }
 
     fn only(&self) -> Superblock {
@@ -139,6 +149,32 @@ fn a_write_end_or_a_mere_place_does_not_serve() {
         "orphaned: no process holds the read end of pipe 900; its process group 50 lives"
     );
     assert_eq!(tree.scan().processes[0].pipe_ends.len(), 1);
+}
+
+#[test]
+fn only_the_members_of_the_group_are_looked_at_where_they_serve() {
+    let tree = Tree::new(AUTOFS.as_bytes());
+    tree.process(70, 70, "other").reader(70).process(50, 50, "automount").reader(50);
+    tree.process(60, 60, "secret").hide(60);
+    let pids = |needs| -> Vec<i32> {
+        tree.look(needs).processes.iter().map(|process| process.pid.as_raw()).collect()
+    };
+    assert_eq!((pids(Needs::STATES), pids(Needs::REPORT)), (vec![50], vec![50, 70]));
+    assert_eq!(tree.look(Needs::STATES).hidden, Vec::<String>::new(), "nothing was missed");
+    // With two pipes, one of which is not served by its group.
+    let other = AUTOFS.replace("0:45", "0:46").replace("pipe_ino=900", "pipe_ino=901");
+    fs::write(tree.path(1, "mountinfo"), format!("{AUTOFS}{other}")).expect("written");
+    tree.fd(70, 4, b"pipe:[901]", "flags:\t00\nmnt_id:\t15\n");
+    assert_eq!(pids(Needs::STATES), [50, 70]);
+    assert_eq!(tree.scan().superblocks[1].master, Pid::new(70));
+}
+
+#[test]
+fn control_fds_are_looked_for_where_they_are_needed() {
+    let tree = Tree::new(AUTOFS.as_bytes());
+    tree.process(50, 50, "automount").reader(50).fd(50, 7, b"/net", "flags:\t02200000\nmnt_id:\t40\n");
+    let count = |needs| tree.look(needs).processes[0].control_fds.len();
+    assert_eq!((count(Needs::STATES), count(Needs::IMAGE), count(Needs::REPORT)), (0, 1, 1));
 }
 
 #[test]
