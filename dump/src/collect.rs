@@ -7,7 +7,7 @@ use autofs_cr_common::doc::report::{Mount, Namespace, Report};
 use autofs_cr_common::model::Pid;
 use autofs_cr_common::proc::mountinfo::lines;
 use autofs_cr_common::proc::{Absence, Proc, absence};
-use autofs_cr_common::scan::{Scope, scan};
+use autofs_cr_common::scan::{Needs, Scope, scan};
 use autofs_cr_common::target::Target;
 
 use crate::cli::Cli;
@@ -38,7 +38,7 @@ pub fn collect(cli: &Cli, proc: &Proc, voice: Voice) -> Result<Collected> {
     if cli.input.input.is_some() {
         return from_input(cli, proc);
     }
-    let report = scan(proc, cli.pid.map_or(Scope::Own, Scope::Of))?;
+    let report = scan(proc, cli.pid.map_or(Scope::Own, Scope::Of), Needs::IMAGE)?;
     report.hidden.iter().for_each(|hidden| voice.detail(format_args!("not visible: {hidden}")));
     let namespace = report.namespaces.first().context("the scan found no mount namespace")?.clone();
     let target = Target::open(namespace.process)?;

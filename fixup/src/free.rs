@@ -30,7 +30,7 @@ use autofs_cr_common::limits::raise_descriptors;
 use autofs_cr_common::model::{Device, KernelPipe, State};
 use autofs_cr_common::pipe::WriteEnd;
 use autofs_cr_common::proc::Proc;
-use autofs_cr_common::scan::{Scope, scan};
+use autofs_cr_common::scan::{Needs, Scope, scan};
 use autofs_cr_common::sys::autofs::ControlDevice;
 use autofs_cr_common::target::Target;
 
@@ -107,7 +107,7 @@ impl World {
     }
 
     fn report(&self) -> anyhow::Result<Report> {
-        Ok(scan(&self.proc, self.scope)?)
+        Ok(scan(&self.proc, self.scope, Needs::REPORT)?)
     }
 
     /// The mounts of the namespace that it is about.

@@ -17,6 +17,8 @@ pub struct Column {
     pub name: &'static str,
     /// What it shows, in a few words.
     pub help: &'static str,
+    /// Whether it tells of all processes that hold something, and not only of masters: then all are looked at.
+    pub wants_all: bool,
     /// What it shows of a mount.
     pub value: for<'a> fn(&Row<'a>, &Settings) -> Value<'a>,
 }
@@ -80,8 +82,12 @@ pub const ALL: &[Column] = &[
         Value::Number(row.superblock.options.timeout)
     }),
     column("PIPE", "inode of its pipe", |row, _| Value::number(row.superblock.pipe)),
-    column("PIPE-ENDS", "who holds the ends of the pipe", |row, _| served(row, Value::List(pipe_ends(row)))),
-    column("CONTROL-FDS", "descriptors of the master on its root", |row, _| Value::List(control_fds(row))),
+    of_all(column("PIPE-ENDS", "who holds the ends of the pipe", |row, _| {
+        served(row, Value::List(pipe_ends(row)))
+    })),
+    of_all(column("CONTROL-FDS", "descriptors of the master on its root", |row, _| {
+        Value::List(control_fds(row))
+    })),
     column("FD", "descriptor of the pipe when it was set", |row, _| {
         Value::number(row.superblock.fd.and_then(|fd| u32::try_from(fd).ok()))
     }),
@@ -128,7 +134,12 @@ const fn column(
     help: &'static str,
     value: for<'a> fn(&Row<'a>, &Settings) -> Value<'a>,
 ) -> Column {
-    Column { name, help, value }
+    Column { name, help, wants_all: false, value }
+}
+
+/// One that tells of all processes.
+const fn of_all(column: Column) -> Column {
+    Column { wants_all: true, ..column }
 }
 
 /// Where it is not known who serves a mount, nothing found does not mean that there is nothing.

@@ -39,11 +39,11 @@ use autofs_cr_common::cli::{Voice, may_colour};
 use autofs_cr_common::doc::{self, DocError, Output, Report};
 use autofs_cr_common::exit::{Exit, conclude};
 use autofs_cr_common::proc::Proc;
-use autofs_cr_common::scan::{Scope, scan};
+use autofs_cr_common::scan::{Needs, Scope, scan};
 use clap::Parser;
 
 use cli::{Cli, Document, Form};
-use columns::Settings;
+use columns::{Column, Settings};
 use span::Span;
 use view::View;
 
@@ -124,9 +124,23 @@ impl<'a> Inspection<'a> {
             (false, Some(pid)) => Scope::Of(pid),
             (false, None) => Scope::Own,
         };
-        let mut report = scan(&self.proc, scope)?;
+        let mut report = scan(&self.proc, scope, self.needs())?;
         select::narrow(&mut report, &self.paths)?;
         Ok(report)
+    }
+
+    /// What has to be looked at for what is written.
+    fn needs(&self) -> Needs {
+        let of_columns = |columns: Vec<&Column>| match columns.iter().any(|column| column.wants_all) {
+            true => Needs::REPORT,
+            false => Needs::STATES,
+        };
+        match &self.form {
+            Form::Table(choice) => of_columns(choice.columns(false)),
+            Form::Json(choice) => of_columns(choice.columns_for_programs()),
+            Form::Document(Document::Metrics | Document::Check, _) => Needs::STATES,
+            Form::Document(Document::Tree | Document::Yaml, _) => Needs::REPORT,
+        }
     }
 
     fn view<'r>(&self, report: &'r Report) -> View<'r> {

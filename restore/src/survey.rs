@@ -7,7 +7,7 @@ use anyhow::Context;
 use autofs_cr_common::doc::{Format, Image, Report};
 use autofs_cr_common::model::{Device, Pid};
 use autofs_cr_common::proc::Proc;
-use autofs_cr_common::scan::{Scope, scan};
+use autofs_cr_common::scan::{Needs, Scope, scan};
 use autofs_cr_common::target::Target;
 
 use crate::copies::Look;
@@ -33,7 +33,7 @@ pub struct Survey {
 /// Looks at the namespaces of process `pid`.
 pub fn of_process(proc: &Proc, pid: Pid, image: &Image) -> anyhow::Result<Survey> {
     let target = Target::open(pid)?;
-    let report = scan(proc, Scope::Of(pid))?;
+    let report = scan(proc, Scope::Of(pid), Needs::IMAGE)?;
     let masters =
         live::find(proc, image, target.pid_namespace(), &report).context("cannot look for the masters")?;
     let numbers = numbers(proc, image, &report, Some(&target))?;

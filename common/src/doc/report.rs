@@ -149,6 +149,13 @@ pub struct PipeEnd {
     pub flags: FdFlags,
 }
 
+impl PipeEnd {
+    /// It is, or can be used as, the read end.
+    pub fn reads(&self) -> bool {
+        self.access != Access::Write
+    }
+}
+
 /// The direction in which a descriptor is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,10 +1,12 @@
 //! Who holds an end of a control pipe, or a control fd.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 
+use super::census::Census;
 use super::tables::Tables;
-use crate::doc::report::{Access, ControlFd, PipeEnd, Process, RunsIn};
+use super::{Processes, threads};
+use crate::doc::report::{ControlFd, PipeEnd, Process, RunsIn};
 use crate::masters::MasterKind;
 use crate::model::{Device, Pid};
 use crate::proc::{Absence, Descriptors, Proc, ProcessDir, Target, absence};
@@ -55,29 +57,103 @@ impl Holders {
     }
 }
 
-/// Looks at the descriptors of every process but the reader itself, which serves nobody, whatever it
-/// inherited.
-pub(super) fn find(proc: &Proc, pids: &[Pid], reader: Option<Pid>, tables: &Tables) -> Holders {
-    let mut holders = Holders::default();
+/// Looks for the holders as far as `extent` asks for.
+pub(super) fn find(census: &Census<'_>, tables: &Tables, extent: Processes) -> Holders {
     if tables.superblocks.is_empty() {
-        return holders;
+        return Holders::default();
     }
-    for &pid in pids.iter().filter(|pid| Some(**pid) != reader) {
-        match proc.process(pid).and_then(|dir| look(&dir, pid, tables)) {
-            Ok(None) => {}
-            Ok(Some(process)) => holders.add(process),
-            Err(error) if absence(&error) == Some(Absence::Gone) => {}
-            // Whatever else keeps it from being read: it was not seen.
-            Err(_) => holders.unseen.push(Unseen::new(proc, pid)),
+    let search = Search { census, tables, with_control_fds: extent >= Processes::MastersInFull };
+    let mut seen = Seen::new();
+    if extent < Processes::All {
+        if let Some(holders) = search.masters(&mut seen) {
+            return holders;
         }
     }
-    holders
+    search.look(census.others(), &mut seen);
+    Holders::of(seen)
+}
+
+/// What came of a look at a process.
+enum Looked {
+    /// It holds nothing that matters, or is gone.
+    Nothing,
+    Holder(Process),
+    Unseen(Unseen),
+}
+
+/// The processes that were looked at, each once.
+type Seen = BTreeMap<Pid, Looked>;
+
+struct Search<'a> {
+    census: &'a Census<'a>,
+    tables: &'a Tables,
+    with_control_fds: bool,
+}
+
+impl Search<'_> {
+    /// The members of the mounts' own process groups, if they tell of every superblock who serves it. The leader of
+    /// a group has its number, and is most often all that has to be looked at.
+    fn masters(&self, seen: &mut Seen) -> Option<Holders> {
+        let wanted = self.tables.served_by()?;
+        let groups: BTreeSet<Pid> = wanted.iter().map(|(_, group)| *group).collect();
+        self.look(groups.iter().copied().filter(|leader| self.census.reader != Some(*leader)), seen);
+        if !all_served(&wanted, seen) {
+            let in_groups = |group: i32| Pid::new(group).is_some_and(|group| groups.contains(&group));
+            let members = self.census.entries().iter().filter(|entry| entry.group.is_some_and(in_groups));
+            let members = members.map(|entry| entry.pid);
+            self.look(members.filter(|member| self.census.reader != Some(*member)), seen);
+        }
+        all_served(&wanted, seen).then(|| Holders::of(std::mem::take(seen)))
+    }
+
+    /// Looks at those of the processes that were not looked at yet.
+    fn look(&self, pids: impl Iterator<Item = Pid>, seen: &mut Seen) {
+        let new: Vec<Pid> = pids.filter(|pid| !seen.contains_key(pid)).collect();
+        let looked = threads::each(&new, |pid| self.look_at(*pid));
+        seen.extend(new.into_iter().zip(looked));
+    }
+
+    fn look_at(&self, pid: Pid) -> Looked {
+        let proc = self.census.proc;
+        match proc.process(pid).and_then(|dir| look(&dir, pid, self)) {
+            Ok(None) => Looked::Nothing,
+            Ok(Some(process)) => Looked::Holder(process),
+            Err(error) if absence(&error) == Some(Absence::Gone) => Looked::Nothing,
+            // Whatever else keeps it from being read: it was not seen.
+            Err(_) => Looked::Unseen(Unseen::new(proc, pid)),
+        }
+    }
+}
+
+/// Whether a member of the group reads each of the pipes.
+fn all_served(wanted: &BTreeSet<(u64, Pid)>, seen: &Seen) -> bool {
+    let mut served = HashSet::new();
+    for looked in seen.values() {
+        let Looked::Holder(process) = looked else { continue };
+        let Some(group) = process.group_ids.first().and_then(|&group| Pid::try_from(group).ok()) else {
+            continue;
+        };
+        served.extend(process.pipe_ends.iter().filter(|end| end.reads()).map(|end| (end.pipe, group)));
+    }
+    wanted.iter().all(|wanted| served.contains(wanted))
 }
 
 impl Holders {
+    fn of(seen: Seen) -> Self {
+        let mut holders = Self::default();
+        for looked in seen.into_values() {
+            match looked {
+                Looked::Nothing => {}
+                Looked::Holder(process) => holders.add(process),
+                Looked::Unseen(unseen) => holders.unseen.push(unseen),
+            }
+        }
+        holders
+    }
+
     fn add(&mut self, process: Process) {
         let at = self.processes.len();
-        for end in process.pipe_ends.iter().filter(|end| end.access != Access::Write) {
+        for end in process.pipe_ends.iter().filter(|end| end.reads()) {
             let readers = self.readers.entry(end.pipe).or_default();
             if readers.last() != Some(&at) {
                 readers.push(at);
@@ -94,12 +170,15 @@ struct Candidates {
     places: Vec<(i32, bool)>,
 }
 
-fn look(dir: &ProcessDir, pid: Pid, tables: &Tables) -> io::Result<Option<Process>> {
+fn look(dir: &ProcessDir, pid: Pid, search: &Search<'_>) -> io::Result<Option<Process>> {
+    let tables = search.tables;
     let descriptors = dir.descriptors()?;
     let mut found = Candidates::default();
     descriptors.for_each(|fd, target| match target {
         Target::Pipe(inode) if tables.pipes.contains(&inode) => found.pipes.push((fd, inode)),
-        Target::Path(path) if tables.can_be_control_fd(path) => found.places.push((fd, path == b"/")),
+        Target::Path(path) if search.with_control_fds && tables.can_be_control_fd(path) => {
+            found.places.push((fd, path == b"/"));
+        }
         _ => {}
     })?;
     if found.pipes.is_empty() && found.places.is_empty() {

@@ -2,22 +2,21 @@
 
 use std::collections::HashSet;
 
+use super::census::Census;
 use super::holders::Holders;
 use super::processes;
 use super::tables::{Instance, Tables};
 use crate::doc::report::{Process, Superblock};
 use crate::model::{Device, KernelPipe, Pid, State};
-use crate::proc::{Proc, absence};
 
 /// Says of each superblock in which state it is; adds to `hidden` what could not be seen.
 pub(super) fn judge(
-    proc: &Proc,
-    pids: &[Pid],
+    census: &Census<'_>,
     tables: &Tables,
     holders: &Holders,
     hidden: &mut Vec<String>,
 ) -> Vec<Superblock> {
-    let mut judge = Judge { proc, pids, holders, groups: None };
+    let mut judge = Judge { census, holders, groups: None, last: None };
     let judged = tables.superblocks.iter().map(|(&device, found)| judge.superblock(device, found));
     let judged = judged.collect();
     hidden.extend(judge.hidden(tables));
@@ -25,6 +24,7 @@ pub(super) fn judge(
 }
 
 /// A state, why, and who serves.
+#[derive(Clone)]
 struct Verdict {
     state: State,
     reason: String,
@@ -38,11 +38,15 @@ impl Verdict {
 }
 
 struct Judge<'a> {
-    proc: &'a Proc,
-    pids: &'a [Pid],
+    census: &'a Census<'a>,
     holders: &'a Holders,
     groups: Option<Groups>,
+    /// What was said last, and of what: most often the next superblock has the same pipe.
+    last: Option<(Case, Verdict)>,
 }
+
+/// All that a verdict depends on: pipe, process group and depth.
+type Case = (KernelPipe, Option<Pid>, usize);
 
 /// The process groups that have a living member.
 #[derive(Default)]
@@ -58,7 +62,14 @@ impl Judge<'_> {
     fn superblock(&mut self, device: Device, instance: &Instance) -> Superblock {
         let found = &instance.options;
         let group = Pid::new(found.pgrp);
-        let verdict = self.verdict(group, instance);
+        let case = (found.pipe, group, instance.depth);
+        let verdict = match &self.last {
+            Some((last, verdict)) if *last == case => verdict.clone(),
+            _ => {
+                let verdict = self.verdict(case);
+                self.last.insert((case, verdict)).1.clone()
+            }
+        };
         Superblock {
             device,
             options: found.options.clone(),
@@ -74,8 +85,8 @@ impl Judge<'_> {
         }
     }
 
-    fn verdict(&mut self, group: Option<Pid>, instance: &Instance) -> Verdict {
-        let pipe = match instance.options.pipe {
+    fn verdict(&mut self, (pipe, group, depth): Case) -> Verdict {
+        let pipe = match pipe {
             KernelPipe::None => {
                 let reason = "catatonic: the kernel has no pipe to a master".to_owned();
                 return Verdict { state: State::Catatonic, reason, master: None };
@@ -91,7 +102,7 @@ impl Judge<'_> {
         if let Some(master) = master_in(group, self.holders.readers_of(pipe)) {
             return served(State::Connected, master, pipe, "");
         }
-        self.not_connected(pipe, group, instance.depth)
+        self.not_connected(pipe, group, depth)
     }
 
     /// The mount's process group has no id here: it lives in a pid namespace that this one cannot see.
@@ -136,8 +147,8 @@ impl Judge<'_> {
 
     /// Read only when something is not connected: it needs a file of every process.
     fn groups(&mut self) -> &Groups {
-        let (proc, pids, holders) = (self.proc, self.pids, self.holders);
-        self.groups.get_or_insert_with(|| Groups::read(proc, pids, holders))
+        let (census, holders) = (self.census, self.holders);
+        self.groups.get_or_insert_with(|| Groups::new(census, holders))
     }
 
     fn hidden(&self, tables: &Tables) -> Vec<String> {
@@ -150,26 +161,26 @@ impl Judge<'_> {
             hidden.push(format!("the descriptors of {}", processes(unseen)));
         }
         if self.groups.as_ref().is_some_and(|groups| groups.incomplete) {
-            hidden.push(format!("some processes: {} does not show all of them", self.proc.path().display()));
+            hidden.push(format!(
+                "some processes: {} does not show all of them",
+                self.census.proc.path().display()
+            ));
         }
         hidden
     }
 }
 
 impl Groups {
-    fn read(proc: &Proc, pids: &[Pid], holders: &Holders) -> Self {
+    fn new(census: &Census<'_>, holders: &Holders) -> Self {
         // Process 1 always lives; with the mount option hidepid it can be invisible.
-        let mut groups = Self { incomplete: !pids.iter().any(|pid| pid.as_raw() == 1), ..Self::default() };
-        for &pid in pids {
-            match proc.process(pid).and_then(|dir| dir.stat()) {
-                Ok(stat) if stat.is_dead() => {}
-                Ok(stat) => {
-                    groups.alive.insert(stat.group);
-                    if holders.unseen.binary_search_by_key(&pid, |unseen| unseen.pid).is_ok() {
-                        groups.unseen.insert(stat.group);
-                    }
-                }
-                Err(error) => groups.incomplete |= absence(&error) != Some(crate::proc::Absence::Gone),
+        let mut groups =
+            Self { incomplete: !census.pids.iter().any(|pid| pid.as_raw() == 1), ..Self::default() };
+        for entry in census.entries() {
+            groups.incomplete |= entry.is_hidden;
+            let Some(group) = entry.group else { continue };
+            groups.alive.insert(group);
+            if holders.unseen.binary_search_by_key(&entry.pid, |unseen| unseen.pid).is_ok() {
+                groups.unseen.insert(group);
             }
         }
         groups

@@ -1,30 +1,39 @@
 //! From /proc to a report.
 //!
+//! What a caller does not need is not looked for: `needs.rs`. What pays on several processors is done on several
+//! threads: `threads.rs`.
+//!
 //! | stage | file | reads |
 //! |---|---|---|
 //! | 1. the namespaces and their mounts | `tables.rs`, `tree.rs` | `mountinfo`, `ns/*` |
-//! | 2. who holds which end of the pipes, and control fds | `holders.rs` | `fd`, `fdinfo`, `status`, `stat` |
+//! | 1. at the same time: which processes are there, and may wait | `census.rs` | `stat` of all threads, where waiters are asked for |
+//! | 2. who holds which end of the pipes, and control fds | `holders.rs` | `fd`, `fdinfo`, `status`, `stat` of the mounts' own groups; of all processes, where that does not tell enough |
 //! | 3. the state of each superblock | `judge.rs` | `stat` of all, where something is not served |
 //! | 4. requests that wait unread | `requests.rs` | the pipes themselves, by tee(2) |
-//! | 5. who waits, on which mount, for what | `waiters.rs`, `asked.rs`, `memory.rs` | `stat` of all threads; of those that wait in autofs `wchan`, `stack`, `syscall`, `status`, `mountinfo`, and the path in their memory |
+//! | 5. who waits, on which mount, for what | `waiters.rs`, `asked.rs`, `memory.rs` | of the threads that wait in autofs `stat`, `wchan`, `stack`, `syscall`, `status`, `mountinfo`, and the path in their memory |
 //!
 //! Nothing here walks a path onto a mount: a touch starts a mount and can hang for ever.
 
 mod asked;
+mod census;
 mod holders;
 mod judge;
 mod memory;
+mod needs;
 mod requests;
 mod tables;
+mod threads;
 mod tree;
 mod waiters;
 
 use std::io;
 
+use census::Census;
 use holders::Holders;
+pub use needs::{Needs, Processes, Waiting};
 use tables::Tables;
 
-use crate::doc::report::Superblock;
+use crate::doc::report::{Request, Superblock, Waiter};
 use crate::doc::{Format, Report};
 use crate::model::{Device, Pid, State};
 use crate::proc::Proc;
@@ -87,44 +96,48 @@ pub enum ScanError {
 /// How often a state that changes all the time is looked at.
 const MOST_LOOKS: usize = 4;
 
-/// Looks at the autofs mounts in `scope`, at who serves them, and at what waits for an answer.
+/// Looks at the autofs mounts in `scope`, at who serves them, and at what waits for an answer, as far as it is
+/// needed.
 ///
 /// A master that forks, or is given another pipe, while its descriptors are looked for can be missed,
 /// so nothing is called orphaned that is not so twice.
-pub fn scan(proc: &Proc, scope: Scope) -> Result<Report, ScanError> {
-    let mut look = Look::take(proc, scope)?;
+pub fn scan(proc: &Proc, scope: Scope, needs: Needs) -> Result<Report, ScanError> {
+    let mut look = Look::take(proc, scope, needs)?;
     for _ in 1..MOST_LOOKS {
         let before = look.orphans();
         if before.is_empty() {
             break;
         }
-        look = Look::take(proc, scope)?;
+        look = Look::take(proc, scope, needs)?;
         if look.orphans() == before {
             break;
         }
     }
-    Ok(look.report(proc))
+    Ok(look.report(needs.waiting))
 }
 
 /// What was seen in one look.
-struct Look {
-    reader: Option<Pid>,
-    pids: Vec<Pid>,
+struct Look<'a> {
+    census: Census<'a>,
     tables: Tables,
     holders: Holders,
     superblocks: Vec<Superblock>,
     hidden: Vec<String>,
 }
 
-impl Look {
-    fn take(proc: &Proc, scope: Scope) -> Result<Self, ScanError> {
-        let reader = reader(proc)?;
-        let pids = proc.pids().map_err(|source| read_error(proc, "", source))?;
+impl<'a> Look<'a> {
+    fn take(proc: &'a Proc, scope: Scope, needs: Needs) -> Result<Self, ScanError> {
+        let census = Census::new(proc, reader(proc)?, needs.waiting == Waiting::Threads);
+        let census = census.map_err(|source| read_error(proc, "", source))?;
         let mut hidden = Vec::new();
-        let tables = tables::collect(proc, scope, &pids, &mut hidden)?;
-        let holders = holders::find(proc, &pids, reader, &tables);
-        let superblocks = judge::judge(proc, &pids, &tables, &holders, &mut hidden);
-        Ok(Self { reader, pids, tables, holders, superblocks, hidden })
+        let mut tables = || tables::collect(&census, scope, &mut hidden);
+        let tables = match needs.waiting {
+            Waiting::Threads => threads::both(tables, || census.entries()).0,
+            Waiting::Nothing | Waiting::Requests => tables(),
+        }?;
+        let holders = holders::find(&census, &tables, needs.processes);
+        let superblocks = judge::judge(&census, &tables, &holders, &mut hidden);
+        Ok(Self { census, tables, holders, superblocks, hidden })
     }
 
     fn orphans(&self) -> Vec<(Device, Option<u64>)> {
@@ -133,16 +146,15 @@ impl Look {
     }
 
     /// Adds what waits for an answer.
-    fn report(mut self, proc: &Proc) -> Report {
-        let requests = requests::waiting(proc, &self.holders, &mut self.hidden);
-        let scene = waiters::Scene {
-            proc,
-            tables: &self.tables,
-            superblocks: &self.superblocks,
-            holders: &self.holders,
-            requests: &requests,
+    fn report(mut self, waiting: Waiting) -> Report {
+        let requests = match waiting {
+            Waiting::Nothing => Vec::new(),
+            _ => requests::waiting(self.census.proc, &self.holders, &mut self.hidden),
         };
-        let waiters = waiters::find(&scene, &self.pids, self.reader, &mut self.hidden);
+        let waiters = match waiting {
+            Waiting::Threads => self.waiters(&requests),
+            _ => Vec::new(),
+        };
         Report {
             format: Format::CURRENT,
             hidden: self.hidden,
@@ -155,6 +167,17 @@ impl Look {
             waiters,
             strangers: Vec::new(),
         }
+    }
+
+    fn waiters(&mut self, requests: &[Request]) -> Vec<Waiter> {
+        let scene = waiters::Scene {
+            proc: self.census.proc,
+            tables: &self.tables,
+            superblocks: &self.superblocks,
+            holders: &self.holders,
+            requests,
+        };
+        waiters::find(&scene, &self.census.may_be_waiting(), self.census.reader, &mut self.hidden)
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, tee};
 
 use super::holders::Holders;
-use crate::doc::report::{Access, PipeEnd, Process, Request, RequestKind};
+use crate::doc::report::{PipeEnd, Process, Request, RequestKind};
 use crate::model::{Device, TextPath};
 use crate::proc::{Absence, Descriptors, Proc, absence};
 
@@ -26,7 +26,7 @@ pub(super) fn waiting(proc: &Proc, holders: &Holders, hidden: &mut Vec<String>) 
     let mut left: HashSet<u64> = holders.readers.keys().copied().collect();
     // Process by process, so that each is opened once, whatever number of pipes it has.
     for process in &holders.processes {
-        let ends = process.pipe_ends.iter().filter(|end| end.access != Access::Write);
+        let ends = process.pipe_ends.iter().filter(|end| end.reads());
         let ends: Vec<&PipeEnd> = ends.filter(|end| left.contains(&end.pipe)).collect();
         if let Err(error) = found.read_process(proc, process, &ends, &mut left) {
             hidden.push(format!("the requests that wait for {}[{}]: {error}", process.command, process.pid));

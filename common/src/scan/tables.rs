@@ -1,9 +1,10 @@
 //! The mount namespaces, and the autofs mounts in them.
 
 use std::collections::btree_map::{BTreeMap, Entry};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 
+use super::census::Census;
 use super::tree::Tree;
 use super::{ScanError, Scope, processes, read_error};
 use crate::doc::report::{Content, Mount, Namespace, RunsIn};
@@ -50,11 +51,11 @@ struct View {
 
 /// Reads the namespaces of `scope`.
 pub(super) fn collect(
-    proc: &Proc,
+    census: &Census<'_>,
     scope: Scope,
-    pids: &[Pid],
     hidden: &mut Vec<String>,
 ) -> Result<Tables, ScanError> {
+    let (proc, pids) = (census.proc, &census.pids);
     let mut views = match scope {
         Scope::Own => vec![own_view(proc, pids)?],
         Scope::Of(pid) => vec![view_of(proc, pid)?],
@@ -228,6 +229,22 @@ impl Tables {
         } else {
             self.moved.insert([&view.root, place].concat(), ());
         }
+    }
+
+    /// Each pipe with the process group whose members are asked through it; `None` where such a group is not
+    /// visible.
+    pub fn served_by(&self) -> Option<BTreeSet<(u64, Pid)>> {
+        let mut wanted = BTreeSet::new();
+        let mut last = None;
+        for options in self.superblocks.values().map(|found| &found.options) {
+            let KernelPipe::Inode(pipe) = options.pipe else { continue };
+            let pair = (pipe, Pid::new(options.pgrp)?);
+            // Most often it is the same as before.
+            if last.replace(pair) != Some(pair) {
+                wanted.insert(pair);
+            }
+        }
+        Some(wanted)
     }
 
     /// Whether a descriptor whose link reads so can be on the root of an autofs mount. On a mount that

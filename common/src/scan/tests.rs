@@ -97,9 +97,19 @@ impl Tree {
         self
     }
 
+    /// Looks at everything; what is looked for as far as it is needed must tell the same.
     fn scan(&self) -> Report {
+        let whole = self.look(Needs::REPORT);
+        for needs in [Needs::STATES, Needs::IMAGE] {
+            assert_eq!(self.look(needs).superblocks, whole.superblocks, "{needs:?}");
+        }
+        assert_eq!(self.look(Needs::STATES).waiters, whole.waiters);
+        whole
+    }
+
+    fn look(&self, needs: Needs) -> Report {
         let proc = Proc::at(self.0.path()).expect("opened");
-        scan(&proc, Scope::Of(Pid::new(1).expect("a pid"))).expect("scanned")
+        scan(&proc, Scope::Of(Pid::new(1).expect("a pid")), needs).expect("scanned")
     }
 
     fn only(&self) -> Superblock {
@@ -110,7 +120,7 @@ impl Tree {
 
     fn error(&self) -> String {
         let proc = Proc::at(self.0.path()).expect("opened");
-        let error = scan(&proc, Scope::Of(Pid::new(1).expect("a pid"))).expect_err("an error");
+        let error = scan(&proc, Scope::Of(Pid::new(1).expect("a pid")), Needs::REPORT).expect_err("an error");
         format!("{:#}", anyhow::Error::from(error))
     }
 }
@@ -139,6 +149,32 @@ fn a_write_end_or_a_mere_place_does_not_serve() {
         "orphaned: no process holds the read end of pipe 900; its process group 50 lives"
     );
     assert_eq!(tree.scan().processes[0].pipe_ends.len(), 1);
+}
+
+#[test]
+fn only_the_members_of_the_group_are_looked_at_where_they_serve() {
+    let tree = Tree::new(AUTOFS.as_bytes());
+    tree.process(70, 70, "other").reader(70).process(50, 50, "automount").reader(50);
+    tree.process(60, 60, "secret").hide(60);
+    let pids = |needs| -> Vec<i32> {
+        tree.look(needs).processes.iter().map(|process| process.pid.as_raw()).collect()
+    };
+    assert_eq!((pids(Needs::STATES), pids(Needs::REPORT)), (vec![50], vec![50, 70]));
+    assert_eq!(tree.look(Needs::STATES).hidden, Vec::<String>::new(), "nothing was missed");
+    // With two pipes, one of which is not served by its group.
+    let other = AUTOFS.replace("0:45", "0:46").replace("pipe_ino=900", "pipe_ino=901");
+    fs::write(tree.path(1, "mountinfo"), format!("{AUTOFS}{other}")).expect("written");
+    tree.fd(70, 4, b"pipe:[901]", "flags:\t00\nmnt_id:\t15\n");
+    assert_eq!(pids(Needs::STATES), [50, 70]);
+    assert_eq!(tree.scan().superblocks[1].master, Pid::new(70));
+}
+
+#[test]
+fn control_fds_are_looked_for_where_they_are_needed() {
+    let tree = Tree::new(AUTOFS.as_bytes());
+    tree.process(50, 50, "automount").reader(50).fd(50, 7, b"/net", "flags:\t02200000\nmnt_id:\t40\n");
+    let count = |needs| tree.look(needs).processes[0].control_fds.len();
+    assert_eq!((count(Needs::STATES), count(Needs::IMAGE), count(Needs::REPORT)), (0, 1, 1));
 }
 
 #[test]
@@ -177,7 +213,7 @@ fn without_process_1_not_all_are_shown() {
     let tree = Tree::new(AUTOFS.as_bytes());
     fs::rename(tree.0.path().join("1"), tree.0.path().join("2")).expect("renamed");
     let proc = Proc::at(tree.0.path()).expect("opened");
-    let report = scan(&proc, Scope::Of(Pid::new(2).expect("a pid"))).expect("scanned");
+    let report = scan(&proc, Scope::Of(Pid::new(2).expect("a pid")), Needs::REPORT).expect("scanned");
     assert_eq!(report.superblocks[0].state, State::Unknown);
     assert!(report.hidden[0].contains("does not show all of them"), "{:?}", report.hidden);
 }
@@ -241,7 +277,7 @@ fn mounts_that_make_no_sense_are_named() {
 fn a_process_that_is_not_there_is_named() {
     let tree = Tree::new(AUTOFS.as_bytes());
     let proc = Proc::at(tree.0.path()).expect("opened");
-    let error = scan(&proc, Scope::Of(Pid::new(9).expect("a pid"))).expect_err("an error");
+    let error = scan(&proc, Scope::Of(Pid::new(9).expect("a pid")), Needs::REPORT).expect_err("an error");
     assert_eq!(error.to_string(), "process 9 does not exist");
 }
 
@@ -255,7 +291,7 @@ fn every_namespace_is_looked_at_once() {
     fs::remove_file(tree.path(80, "ns/mnt")).expect("removed");
     symlink("mnt:[4026539999]", tree.path(80, "ns/mnt")).expect("linked");
     let proc = Proc::at(tree.0.path()).expect("opened");
-    let report = scan(&proc, Scope::All).expect("scanned");
+    let report = scan(&proc, Scope::All, Needs::REPORT).expect("scanned");
     let namespaces: Vec<i32> = report.namespaces.iter().map(|namespace| namespace.process.as_raw()).collect();
     assert_eq!(namespaces, [1, 80]);
     assert_eq!((report.mounts.len(), report.superblocks.len()), (2, 1));

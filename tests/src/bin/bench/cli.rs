@@ -16,11 +16,30 @@ pub struct Cli {
     /// How often each stage is run; the table has the median
     #[arg(long, value_name = "N", default_value = "5", value_parser = count_parser())]
     pub runs: usize,
+    /// Measure only this part
+    #[arg(long, value_enum)]
+    pub only: Option<Subject>,
     /// Print JSON in place of the table
     #[arg(long)]
     pub json: bool,
     #[command(subcommand)]
     pub part: Option<Part>,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Subject {
+    /// Every stage, for each number of mounts
+    Stages,
+    /// A look at a host with 20,000 mounts, 2,000 processes and 100,000 descriptors
+    Host,
+}
+
+impl Cli {
+    /// Whether this part is asked for.
+    pub fn wants(&self, subject: Subject) -> bool {
+        self.only.is_none_or(|only| only == subject)
+    }
 }
 
 fn count_parser() -> impl clap::builder::TypedValueParser<Value = usize> {
@@ -37,6 +56,19 @@ pub enum Part {
     /// Be one of the plain loops
     #[command(hide = true)]
     Loop(LoopOrder),
+    /// Be many processes with many descriptors
+    #[command(hide = true)]
+    Crowd(CrowdOrder),
+}
+
+/// Processes that sleep.
+#[derive(Debug, Args)]
+pub struct CrowdOrder {
+    #[arg(long)]
+    pub processes: usize,
+    /// How many each has
+    #[arg(long)]
+    pub descriptors: usize,
 }
 
 /// A command to be measured.

@@ -8,14 +8,18 @@
 //! | `stages.rs` | one round of every stage |
 //! | `measure.rs` | one run of a tool: its time, its peak memory |
 //! | `floor.rs` | the plain loops |
-//! | `table.rs` | what is printed |
+//! | `table.rs` | what is printed of the stages |
+//! | `host.rs` | a look at a large host |
+//! | `crowd.rs` | the processes of that host |
 //!
 //! Loops that must be inside the sandbox, and the process that runs a tool, are this program again,
 //! called with a subcommand.
 #![forbid(unsafe_code)]
 
 mod cli;
+mod crowd;
 mod floor;
+mod host;
 mod measure;
 mod stages;
 mod table;
@@ -27,7 +31,7 @@ use anyhow::{Result, ensure};
 use autofs_cr_tests::guard::Need;
 use clap::Parser;
 
-use cli::{Cli, Part};
+use cli::{Cli, Part, Subject};
 use table::Results;
 
 fn main() -> ExitCode {
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
     let ran = match &cli.part {
         Some(Part::Measure(order)) => measure::run(order),
         Some(Part::Loop(order)) => floor::run(order),
+        Some(Part::Crowd(order)) => crowd::run(order),
         None => benchmark(&cli),
     };
     match ran {
@@ -51,13 +56,32 @@ fn benchmark(cli: &Cli) -> Result<()> {
         let missing = need.missing();
         ensure!(missing.is_none(), "it cannot run here: {}", missing.unwrap_or_default());
     }
-    let mut results = Results::default();
-    let measured = cli.sizes.iter().try_for_each(|&mounts| stages::measure(mounts, cli.runs, &mut results));
-    // What was measured before a failure is worth seeing too.
-    if cli.json {
-        table::print_json(&results)?;
-    } else {
-        table::print(&results)?;
+    let mut stages = Results::default();
+    let mut measured = Ok(());
+    if cli.wants(Subject::Stages) {
+        measured = cli.sizes.iter().try_for_each(|&mounts| stages::measure(mounts, cli.runs, &mut stages));
     }
-    measured
+    let host = cli.wants(Subject::Host).then(|| host::measure(cli.runs)).transpose();
+    // What was measured before a failure is worth seeing too.
+    print(cli, &stages, host.as_ref().ok().and_then(Option::as_ref))?;
+    measured.and(host.map(drop))
+}
+
+fn print(cli: &Cli, stages: &Results, host: Option<&host::Figures>) -> Result<()> {
+    if cli.json {
+        let all = serde_json::json!({ "stages": stages.rows(), "host": host });
+        println!("{}", serde_json::to_string_pretty(&all)?);
+        return Ok(());
+    }
+    let mut text = String::new();
+    if cli.wants(Subject::Stages) {
+        table::print(stages, &mut text)?;
+    }
+    if let Some(host) = host {
+        let gap = if text.is_empty() { "" } else { "\n" };
+        text.push_str(gap);
+        host::print(host, &mut text)?;
+    }
+    print!("{text}");
+    Ok(())
 }

@@ -122,7 +122,7 @@ impl Results {
     }
 
     /// A row for each stage and number of mounts.
-    fn rows(&self) -> Vec<Row> {
+    pub fn rows(&self) -> Vec<Row> {
         let of_stage = |stage| self.entries.iter().filter(move |entry| entry.stage == stage);
         Stage::ALL.into_iter().flat_map(of_stage).map(Row::new).collect()
     }
@@ -130,7 +130,7 @@ impl Results {
 
 /// What is told of one stage with one number of mounts. Times are in milliseconds.
 #[derive(Debug, Serialize)]
-struct Row {
+pub struct Row {
     stage: &'static str,
     mounts: usize,
     /// Absent if every run failed.
@@ -146,14 +146,15 @@ struct Row {
 
 /// Some times, in milliseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
+pub struct Spread {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
 }
 
 impl Spread {
-    fn new(times: impl IntoIterator<Item = Duration>) -> Option<Self> {
+    /// `None` where there is no time.
+    pub fn new(times: impl IntoIterator<Item = Duration>) -> Option<Self> {
         let mut times: Vec<f64> = times.into_iter().map(|time| time.as_secs_f64() * 1e3).collect();
         times.sort_by(f64::total_cmp);
         let (low, high) = (times.get(times.len().checked_sub(1)? / 2)?, times.get(times.len() / 2)?);
@@ -183,21 +184,12 @@ impl Row {
     }
 }
 
-/// Prints the table for people.
-pub fn print(results: &Results) -> Result<()> {
+/// What people read.
+pub fn print(results: &Results, text: &mut String) -> Result<()> {
     let rows = results.rows();
-    let mut text = String::new();
-    table(&rows, &mut text)?;
-    growth(&rows, &mut text)?;
-    notes(results, &rows, &mut text)?;
-    print!("{text}");
-    Ok(())
-}
-
-/// Prints the rows for programs.
-pub fn print_json(results: &Results) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(&results.rows())?);
-    Ok(())
+    table(&rows, text)?;
+    growth(&rows, text)?;
+    notes(results, &rows, text)
 }
 
 fn table(rows: &[Row], text: &mut String) -> Result<()> {

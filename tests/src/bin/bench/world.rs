@@ -45,6 +45,21 @@ impl World {
         Self::with_any_numbers(mounts)
     }
 
+    /// One in which device numbers do not matter, as nothing is restored.
+    pub fn large(mounts: usize) -> Result<Self> {
+        Self::with_any_numbers(mounts)
+    }
+
+    /// Starts processes in it that hold so many descriptors each. They end with the world.
+    pub fn crowd(&self, processes: usize, descriptors: usize) -> Result<()> {
+        let program = std::env::current_exe().context("find this program")?;
+        let crowd = self.sandbox.command(program).arg("crowd").deadline(DEADLINE);
+        let crowd = crowd.arg(format!("--processes={processes}"));
+        let ran = crowd.arg(format!("--descriptors={descriptors}")).run();
+        ensure!(ran.end == Some(End::Exit(0)), "the processes were not started: {}", ran.stderr.trim());
+        Ok(())
+    }
+
     fn with_any_numbers(mounts: usize) -> Result<Self> {
         let sandbox = Sandbox::new()?;
         let prefix = sandbox.path("bulk");

@@ -1,0 +1,79 @@
+//! Work that threads share. The kernel does most of it, and each file of /proc on its own.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{available_parallelism, scope};
+
+/// More threads than this wait for the same locks of the kernel.
+const MOST: usize = 8;
+
+/// How many items a thread takes at once: enough not to meet the others all the time, few enough for all to end
+/// at about the same time.
+const BLOCK: usize = 16;
+
+/// Does `work` with each item, and gives what it gave, in the order of the items. Few items are not worth a
+/// thread.
+pub(super) fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let count = processors().min(items.len() / BLOCK);
+    if count < 2 {
+        return items.iter().map(work).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let share = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(block) = items.chunks(BLOCK).nth(at) else { return done };
+            done.push((at, block.iter().map(&work).collect::<Vec<R>>()));
+        }
+    };
+    let mut blocks = scope(|scope| {
+        let others: Vec<_> = (1..count).map(|_| scope.spawn(share)).collect();
+        let mut blocks = share();
+        for other in others {
+            blocks.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        blocks
+    });
+    blocks.sort_unstable_by_key(|(at, _)| *at);
+    blocks.into_iter().flat_map(|(_, results)| results).collect()
+}
+
+/// Does both at the same time where there is more than one processor.
+pub(super) fn both<A, B: Send>(this: impl FnOnce() -> A, that: impl FnOnce() -> B + Send) -> (A, B) {
+    if processors() < 2 {
+        return (this(), that());
+    }
+    scope(|scope| {
+        let that = scope.spawn(that);
+        let this = this();
+        (this, that.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
+fn processors() -> usize {
+    available_parallelism().map_or(1, NonZeroUsize::get).min(MOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_threads_share_is_done_once_and_in_order() {
+        for count in [0, 1, BLOCK, 2 * BLOCK, 1000] {
+            let items: Vec<usize> = (0..count).collect();
+            let done = AtomicUsize::new(0);
+            let doubled = each(&items, |item| {
+                done.fetch_add(1, Ordering::Relaxed);
+                item * 2
+            });
+            assert_eq!((doubled, done.into_inner()), (items.iter().map(|item| item * 2).collect(), count));
+        }
+    }
+
+    #[test]
+    fn both_are_done() {
+        assert_eq!(both(|| 1, || "two"), (1, "two"));
+    }
+}
