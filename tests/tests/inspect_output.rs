@@ -287,7 +287,8 @@ fn repair_of(sandbox: &Sandbox, names: [&str; 2]) -> String {
     let command =
         line.and_then(|line| line.split_once(": to repair ")).and_then(|(_, rest)| rest.split_once(": "));
     let command = command.unwrap_or_else(|| panic!("a command: {notes}")).1.to_owned();
-    let daemon = format!("{} --pipe-fd 4", program("reference-master").display());
+    // The number that a pipe gets whose master left no trace of it.
+    let daemon = format!("{} --pipe-fd 3", program("reference-master").display());
     let tools = program("autofs-inspect").parent().expect("a directory").display().to_string();
     let image = shown(sandbox, "image");
     format!("PATH={tools}:$PATH; {}", command.replace("DAEMON", &daemon).replace("IMAGE", &image))
@@ -298,8 +299,8 @@ fn the_commands_that_are_shown_repair_mounts_whose_master_died() -> Result<()> {
     require!(Root, Autofs, PipeInode);
     for waits in [false, true] {
         let sandbox = Sandbox::new()?;
-        let master =
-            sandbox.master(MasterOptions::new().indirect("i").indirect("j").arg("--ignore-requests"))?;
+        let options = MasterOptions::new().indirect("i").indirect("j").arg("--ignore-requests");
+        let master = sandbox.master(options)?;
         let waiting = ["i/key", "j/key"]
             .map(|name| waits.then(|| start_blocked(sandbox.command("cat").arg(sandbox.path(name)))));
         master.kill()?;
@@ -307,7 +308,9 @@ fn the_commands_that_are_shown_repair_mounts_whose_master_died() -> Result<()> {
         assert_eq!(command.contains("--free"), waits, "{command}");
         // As typed on the host. The daemon stays, so nobody waits for its end.
         let mut repair = TestCommand::new("sh").args(["-c", &command]).spawn();
-        wait_until(&sandbox, &format!("cat {} 2>/dev/null", shown(&sandbox, "i/other/served-by")));
+        // A touch before that would make it catatonic.
+        wait_until(&sandbox, &format!("{} --check >/dev/null", program("autofs-inspect").display()));
+        sandbox.touch(sandbox.path("i/other"))?;
         for waiter in waiting.into_iter().flatten() {
             waiter.finish().assert_stderr_contains("No such file or directory");
         }
