@@ -9,6 +9,8 @@ use super::format::{Format, Kind};
 use crate::masters::MasterKind;
 use crate::model::{Device, FdFlags, Options, Pid, Propagation, State, TextPath};
 
+pub use crate::model::RunsIn;
+
 /// A report. All lists are sorted, so that equal states give equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,25 +62,6 @@ pub struct Namespace {
     /// Where that process runs.
     #[serde(default, skip_serializing_if = "RunsIn::is_unknown")]
     pub runs_in: RunsIn,
-}
-
-/// What a process belongs to, as its control group tells (/proc/PID/cgroup).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RunsIn {
-    /// The container: a machine of systemd-nspawn by its name, others by the id that their runtime gave.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub container: Option<TextPath>,
-    /// The systemd unit, of the container if it is in one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unit: Option<TextPath>,
-}
-
-impl RunsIn {
-    /// For serde: not worth writing.
-    pub fn is_unknown(&self) -> bool {
-        self.container.is_none() && self.unit.is_none()
-    }
 }
 
 /// A process that has to do with an autofs mount.

@@ -5,6 +5,7 @@
 //! an autofs mount starts a mount and can hang for ever.
 
 mod absence;
+mod cgroup;
 mod descriptors;
 mod facts;
 pub mod mountinfo;

@@ -132,8 +132,19 @@ impl Look {
         orphaned.map(|superblock| (superblock.device, superblock.pipe)).collect()
     }
 
+    /// Adds in which containers and units it all is.
+    fn add_whereabouts(&mut self, proc: &Proc) {
+        for namespace in &mut self.tables.namespaces {
+            namespace.runs_in = proc.runs_in(namespace.process, namespace.start_time);
+        }
+        for process in &mut self.holders.processes {
+            process.runs_in = proc.runs_in(process.pid, process.start_time);
+        }
+    }
+
     /// Adds what waits for an answer.
     fn report(mut self, proc: &Proc) -> Report {
+        self.add_whereabouts(proc);
         let requests = requests::waiting(proc, &self.holders, &mut self.hidden);
         let scene = waiters::Scene {
             proc,
