@@ -326,7 +326,8 @@ pub struct Waiter {
     /// not be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<TextPath>,
-    /// Since when it waits, in seconds since 1970; absent if the kernel does not tell.
+    /// Since when it waits, in seconds since 1970; absent if the kernel does not tell. It can have waited a little
+    /// longer: the clock of its processor leaves out interrupts and the time of other virtual machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
 }

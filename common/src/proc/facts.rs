@@ -16,6 +16,8 @@ pub struct Stat {
     pub threads: u64,
     /// When the process started, in clock ticks since boot.
     pub start_time: u64,
+    /// The processor that it ran on last.
+    pub processor: Option<u32>,
 }
 
 impl Stat {
@@ -34,6 +36,7 @@ impl Stat {
             group: std::str::from_utf8(field(5)?).ok()?.parse().ok()?,
             threads: parse_number(field(20)?)?,
             start_time: parse_number(field(22)?)?,
+            processor: field(39).and_then(parse_number).and_then(|number| u32::try_from(number).ok()),
         })
     }
 

@@ -9,6 +9,7 @@ mod cgroup;
 mod descriptors;
 mod facts;
 pub mod mountinfo;
+mod schedule;
 mod thread;
 
 use std::fs::File;
@@ -23,6 +24,7 @@ use crate::model::{Device, Pid};
 pub use absence::{Absence, absence};
 pub use descriptors::{Descriptors, FdInfo, Target};
 pub use facts::{Stat, Status};
+pub use schedule::SchedulerClocks;
 pub use thread::Syscall;
 
 /// Bytes of directory entries that are read at once.
@@ -81,6 +83,11 @@ impl Proc {
     /// The directory of the process that calls.
     pub fn this(&self) -> io::Result<ProcessDir> {
         self.named("self")
+    }
+
+    /// The directory of the thread that calls.
+    pub fn this_thread(&self) -> io::Result<ProcessDir> {
+        self.named("thread-self")
     }
 
     fn named(&self, name: &str) -> io::Result<ProcessDir> {
