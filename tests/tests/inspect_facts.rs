@@ -119,3 +119,68 @@ fn another_user_is_told_since_when_its_own_thread_waits() -> Result<()> {
     assert!(waiter(&seen, inside)?.since.is_some_and(|since| own.started.0 - 1 <= since));
     Ok(())
 }
+
+/// A process in the sandbox's mount namespace, started by util-linux.
+fn stranger(sandbox: &Sandbox, words: &[&str]) -> Result<Running> {
+    let pid = sandbox.pid().to_string();
+    let ready = sandbox.path(words.join("-").replace('/', "_"));
+    let script = format!(": >{}; exec sleep 1000", ready.display());
+    let enter = TestCommand::new("nsenter").args(["-t", &pid]).args(words).args(["sh", "-c", &script]);
+    let running = enter.spawn();
+    let wait = format!("until [ -e {} ]; do sleep 0.01; done", ready.display());
+    sandbox.run(["sh", "-c", &wait]).assert_success();
+    Ok(running)
+}
+
+#[test]
+fn processes_that_the_master_cannot_see_are_listed_and_get_enoent() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::new()?;
+    let mut master = sandbox.master(MasterOptions::new().direct("d").indirect("i"))?;
+    let mut outside = stranger(&sandbox, &["-m"])?;
+    let inside = stranger(&sandbox, &["-m", "-p"])?;
+    let deeper = stranger(&sandbox, &["-m", "-p", "unshare", "-p", "-f"])?;
+    let seen = report(Tool::inspect().target(&sandbox));
+    let of_sleep: Vec<_> = seen.strangers.iter().filter(|one| one.command.as_bytes() == b"sleep").collect();
+    let [found] = of_sleep.as_slice() else { panic!("one: {:?}", seen.strangers) };
+    assert_eq!((found.pid, found.master), (outside.process().pid(), master.pid()));
+    assert_eq!(found.namespace, seen.namespaces[0].id);
+    // nsenter waits outside of the pid namespace for who is in it.
+    let is_outside = |pid: Pid| -> Result<bool> {
+        let of = |pid: Pid| std::fs::read_link(format!("/proc/{pid}/ns/pid"));
+        Ok(of(pid)? != of(master.pid())?)
+    };
+    for stranger in &seen.strangers {
+        assert!(is_outside(stranger.pid)?, "{stranger:?}");
+    }
+
+    // What was said of them is so: they get an error, and the master is not asked.
+    let pid = sandbox.pid().to_string();
+    let enter = |words: &[&str]| TestCommand::new("nsenter").args(["-t", &pid]).args(words);
+    for name in ["i/key", "d/served-by"] {
+        let cat = enter(&["-m", "cat"]).arg(sandbox.path(name)).run();
+        cat.assert_code(1).assert_stderr_contains("No such file");
+    }
+    assert_eq!(master.report()?.counters.served, 0);
+    enter(&["-m", "-p", "unshare", "-p", "-f", "cat"])
+        .arg(sandbox.path("d/served-by"))
+        .run()
+        .assert_success();
+    assert_eq!(master.report()?.counters.served, 1);
+    drop((inside, deeper));
+    Ok(())
+}
+
+#[test]
+fn where_the_reader_is_in_the_masters_pid_namespace_there_are_no_strangers() -> Result<()> {
+    require!(Root, Autofs, PipeInode);
+    let sandbox = Sandbox::new()?;
+    let _master = sandbox.master(MasterOptions::new().direct("d"))?;
+    let outside = stranger(&sandbox, &["-m"])?;
+    assert_eq!(report(Tool::inspect().inside(&sandbox)).strangers, []);
+    drop(outside);
+    // A namespace that does not show what the master serves has none either.
+    let other = Sandbox::new()?;
+    assert_eq!(report(Tool::inspect().target(&other)).strangers, []);
+    Ok(())
+}

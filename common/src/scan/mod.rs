@@ -7,6 +7,7 @@
 //! | 3. the state of each superblock | `judge.rs` | `stat` of all, where something is not served |
 //! | 4. requests that wait unread | `requests.rs` | the pipes themselves, by tee(2) |
 //! | 5. who waits, on which mount, for what | `waiters.rs`, `asked.rs`, `memory.rs` | `stat` of all threads; of those that wait in autofs `wchan`, `stack`, `syscall`, `status`, `mountinfo`, and the path in their memory |
+//! | 6. who cannot be served | `strangers.rs` | where a master is in a pid namespace below the reader's: `ns/*` of all |
 //!
 //! Nothing here walks a path onto a mount: a touch starts a mount and can hang for ever.
 
@@ -15,6 +16,7 @@ mod holders;
 mod judge;
 mod memory;
 mod requests;
+mod strangers;
 mod tables;
 mod tree;
 mod waiters;
@@ -153,6 +155,8 @@ impl Look {
             holders: &self.holders,
             requests: &requests,
         };
+        let strangers =
+            strangers::find(proc, &self.pids, self.reader, &self.tables, &self.superblocks, &self.holders);
         let waiters = waiters::find(&scene, &self.pids, self.reader, &mut self.hidden);
         Report {
             format: Format::CURRENT,
@@ -164,7 +168,7 @@ impl Look {
             content: self.tables.content,
             requests,
             waiters,
-            strangers: Vec::new(),
+            strangers,
         }
     }
 }
