@@ -82,12 +82,8 @@ pub const ALL: &[Column] = &[
         Value::Number(row.superblock.options.timeout)
     }),
     column("PIPE", "inode of its pipe", |row, _| Value::number(row.superblock.pipe)),
-    of_all(column("PIPE-ENDS", "who holds the ends of the pipe", |row, _| {
-        served(row, Value::List(pipe_ends(row)))
-    })),
-    of_all(column("CONTROL-FDS", "descriptors of the master on its root", |row, _| {
-        Value::List(control_fds(row))
-    })),
+    of_all("PIPE-ENDS", "who holds the ends of the pipe", |row, _| served(row, Value::List(pipe_ends(row)))),
+    of_all("CONTROL-FDS", "descriptors of the master on its root", |row, _| Value::List(control_fds(row))),
     column("FD", "descriptor of the pipe when it was set", |row, _| {
         Value::number(row.superblock.fd.and_then(|fd| u32::try_from(fd).ok()))
     }),
@@ -138,8 +134,12 @@ const fn column(
 }
 
 /// One that tells of all processes.
-const fn of_all(column: Column) -> Column {
-    Column { wants_all: true, ..column }
+const fn of_all(
+    name: &'static str,
+    help: &'static str,
+    value: for<'a> fn(&Row<'a>, &Settings) -> Value<'a>,
+) -> Column {
+    Column { name, help, wants_all: true, value }
 }
 
 /// Where it is not known who serves a mount, nothing found does not mean that there is nothing.

@@ -11,6 +11,8 @@ use super::format::{Format, Kind};
 use crate::masters::MasterKind;
 use crate::model::{Device, FdFlags, Options, Pid, Propagation, State, TextPath};
 
+pub use crate::model::RunsIn;
+
 /// A report. All lists are sorted, so that equal states give equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,25 +64,6 @@ pub struct Namespace {
     /// Where that process runs.
     #[serde(default, skip_serializing_if = "RunsIn::is_unknown")]
     pub runs_in: RunsIn,
-}
-
-/// What a process belongs to, as its control group tells (/proc/PID/cgroup).
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RunsIn {
-    /// The container: a machine of systemd-nspawn by its name, others by the id that their runtime gave.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub container: Option<TextPath>,
-    /// The systemd unit, of the container if it is in one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unit: Option<TextPath>,
-}
-
-impl RunsIn {
-    /// For serde: not worth writing.
-    pub fn is_unknown(&self) -> bool {
-        self.container.is_none() && self.unit.is_none()
-    }
 }
 
 /// A process that has to do with an autofs mount.
@@ -362,7 +345,8 @@ pub struct Waiter {
     /// not be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<TextPath>,
-    /// Since when it waits, in seconds since 1970; absent if the kernel does not tell.
+    /// Since when it waits, in seconds since 1970; absent if the kernel does not tell. It can have waited a little
+    /// longer: the clock of its processor leaves out interrupts and the time of other virtual machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
 }

@@ -18,7 +18,7 @@ use crate::cli::count;
 use crate::doc::report::{Process, Request, RequestKind, Superblock, Waiter, WaiterRole};
 use crate::model::{Device, Pid, State, TextPath};
 use crate::proc::mountinfo::{Line, lines, unescape};
-use crate::proc::{Absence, Proc, ProcessDir, Status, absence};
+use crate::proc::{Absence, Proc, ProcessDir, SchedulerClocks, Status, absence};
 
 /// What is known when the waiters are looked for.
 pub(super) struct Scene<'a> {
@@ -53,6 +53,7 @@ pub(super) fn find(
         waiters: Vec::new(),
         sights: HashMap::new(),
         memory: Memory::default(),
+        clocks: SchedulerClocks::default(),
         unseen: 0,
         unseen_roles: 0,
     };
@@ -70,6 +71,7 @@ struct Search<'a> {
     /// By mount namespace and root directory.
     sights: HashMap<(u64, Vec<u8>), Rc<Sight>>,
     memory: Memory,
+    clocks: SchedulerClocks,
     /// Threads that are blocked, and what they wait for is not visible.
     unseen: usize,
     /// Waiters whose stack is not visible.
@@ -137,6 +139,8 @@ impl<'a> Search<'a> {
         if !self.belongs_here(device, &sight) {
             return Ok(None);
         }
+        // Who waits does not run.
+        let since = stat.processor.and_then(|at| self.clocks.last_ran(self.scene.proc, thread, at));
         Ok(Some(Waiter {
             pid,
             tid,
@@ -146,7 +150,7 @@ impl<'a> Search<'a> {
             role,
             device,
             path: path.map(TextPath::from_bytes),
-            since: None,
+            since: since.map(|since| since.as_secs()),
         }))
     }
 
