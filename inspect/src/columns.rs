@@ -66,10 +66,10 @@ pub const ALL: &[Column] = &[
     column("CONTENT", "what is mounted on it", |row, _| Value::List(content(row))),
     column("WAITERS", "how many processes wait on it", waiters),
     column("OLDEST", "how long the longest wait has lasted", |row, _| {
-        row.longest_wait().map_or(Value::Nothing, Value::Span)
+        seen_waits(row, row.longest_wait().map_or(Value::Nothing, Value::Span))
     }),
     column("WAITING", "who waits, for how long, for what", |row, _| {
-        Value::List(row.waits().into_iter().map(|waiting| waiting.brief()).collect())
+        seen_waits(row, Value::List(row.waits().into_iter().map(|waiting| waiting.brief()).collect()))
     }),
     column("REQUESTS", "requests that nobody has read", |row, _| Value::List(requests(row))),
     column("STRANGERS", "processes that get ENOENT, as the master cannot see them", |row, _| {
@@ -144,12 +144,12 @@ const fn of_all(
 
 /// Where it is not known who serves a mount, nothing found does not mean that there is nothing.
 fn served<'a>(row: &Row<'a>, value: Value<'a>) -> Value<'a> {
-    let is_empty = match &value {
-        Value::Nothing => true,
-        Value::List(list) => list.is_empty(),
-        _ => false,
-    };
-    if is_empty && row.superblock.state == State::Unknown { Value::Hidden } else { value }
+    if value.is_empty() && row.superblock.state == State::Unknown { Value::Hidden } else { value }
+}
+
+/// The same where it was not seen what everybody waits for.
+fn seen_waits<'a>(row: &Row<'a>, value: Value<'a>) -> Value<'a> {
+    if value.is_empty() && row.view.report.unseen_threads > 0 { Value::Hidden } else { value }
 }
 
 fn master<'a>(row: &Row<'a>, _: &Settings) -> Value<'a> {
@@ -162,10 +162,8 @@ fn repair<'a>(row: &Row<'a>, settings: &Settings) -> Value<'a> {
 }
 
 fn waiters<'a>(row: &Row<'a>, _: &Settings) -> Value<'a> {
-    match waiting::processes(&row.waits()).len() as u64 {
-        0 => Value::Nothing,
-        number => Value::Number(number),
-    }
+    let number = waiting::processes(&row.waits()).len();
+    seen_waits(row, Value::number((number > 0).then_some(number as u64)))
 }
 
 fn content(row: &Row<'_>) -> Vec<String> {

@@ -42,7 +42,7 @@ const PLAIN: table::Style = table::Style { head: true, raw: false, colour: false
 fn the_usual_table() {
     let columns = Choice::default().columns(true);
     compare("table.txt", |view, out| {
-        table::write(view.rows(), &columns, &SETTINGS, PLAIN, out).expect("written")
+        table::write(view.rows(), &columns, &SETTINGS, PLAIN, out).expect("written");
     });
 }
 

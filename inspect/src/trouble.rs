@@ -72,7 +72,7 @@ impl Trouble<'_> {
         let place = row.elsewhere();
         match self {
             Self::NotServed(state @ (State::Orphaned | State::Catatonic)) => {
-                let free = if row.waits().is_empty() { Free::No } else { Free::Orphans };
+                let free = if !row.has_waits() { Free::No } else { Free::Orphans };
                 let kind = MasterKind::of_source(&row.mount.source);
                 let is_known = kind.restart(&[]).is_some();
                 let then = match state {

@@ -57,6 +57,15 @@ impl Value<'_> {
         path.map_or(Value::Nothing, Value::Path)
     }
 
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::List(list) => list.is_empty(),
+            _ => false,
+        }
+    }
+
     /// For raw output: without any white space, as one word.
     pub fn as_word(&self) -> String {
         let mut word = String::new();

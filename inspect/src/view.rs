@@ -21,8 +21,8 @@ pub struct View<'a> {
     pub waits: Vec<Waiting<'a>>,
     /// By the id of the mount.
     content: HashMap<u64, Vec<&'a Content>>,
-    /// Where in `waits`, by superblock.
-    waits_on: HashMap<Device, Vec<usize>>,
+    /// Where in `waits`, by the id of the mount.
+    waits_on: HashMap<u64, Vec<usize>>,
     requests: HashMap<Device, Vec<&'a Request>>,
     /// The ids of mounts that a later autofs mount covers.
     covered: HashSet<u64>,
@@ -58,8 +58,8 @@ impl<'a> View<'a> {
             view.content.entry(content.parent).or_default().push(content);
         }
         for (at, waiting) in view.waits.iter().enumerate() {
-            if let Some(device) = waiting.waiter.device {
-                view.waits_on.entry(device).or_default().push(at);
+            if let Some(mount) = waiting.mount {
+                view.waits_on.entry(mount.id).or_default().push(at);
             }
         }
         for request in &report.requests {
@@ -80,9 +80,9 @@ impl<'a> View<'a> {
         self.report.namespaces.iter().find(|namespace| namespace.id == id)
     }
 
-    /// Those who wait on a superblock, by process and thread.
-    fn waits_on(&self, device: Device) -> impl Iterator<Item = &Waiting<'a>> {
-        self.waits_on.get(&device).into_iter().flatten().map(|&at| &self.waits[at])
+    /// Those who wait on a mount, by process and thread.
+    fn waits_on(&self, mount: u64) -> impl Iterator<Item = &Waiting<'a>> {
+        self.waits_on.get(&mount).into_iter().flatten().map(|&at| &self.waits[at])
     }
 }
 
@@ -102,14 +102,19 @@ impl<'a> Row<'a> {
         self.view.requests.get(&self.superblock.device).map_or(&[], Vec::as_slice)
     }
 
-    /// The threads that wait on its superblock, by process.
+    /// The threads that wait on it, by process.
     pub fn waits(&self) -> Vec<&'a Waiting<'a>> {
-        self.view.waits_on(self.superblock.device).collect()
+        self.view.waits_on(self.mount.id).collect()
+    }
+
+    /// Whether somebody waits on its superblock, be it by another mount that shows it.
+    pub fn has_waits(&self) -> bool {
+        self.view.waits.iter().any(|waiting| waiting.waiter.device == Some(self.superblock.device))
     }
 
     /// How long its longest wait has lasted, if that is known.
     pub fn longest_wait(&self) -> Option<Span> {
-        waiting::longest(self.view.waits_on(self.superblock.device))
+        waiting::longest(self.view.waits_on(self.mount.id))
     }
 
     /// The namespace that it is in.

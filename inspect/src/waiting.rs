@@ -1,5 +1,6 @@
 //! What is said of those who wait.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fmt::{self, Write};
@@ -29,7 +30,7 @@ pub enum Outlook<'a> {
 /// A waiter, on which mount it waits, and what comes of it.
 pub struct Waiting<'a> {
     pub waiter: &'a Waiter,
-    mount: Option<&'a Mount>,
+    pub mount: Option<&'a Mount>,
     pub outlook: Outlook<'a>,
     /// How long it has waited, if the kernel tells.
     pub span: Option<Span>,
@@ -132,12 +133,13 @@ fn role_words(role: WaiterRole) -> &'static str {
     }
 }
 
-/// Of several mounts that show the superblock, the one that the path leads through.
+/// Of several mounts that show the superblock, the one in the waiter's namespace that the path leads through.
 fn mount_of<'a>(waiter: &Waiter, mounts: &HashMap<Device, Vec<&'a Mount>>) -> Option<&'a Mount> {
     let shown = mounts.get(&waiter.device?)?;
+    let is_here = |mount: &Mount| waiter.namespace == Some(mount.namespace);
     let on_the_way =
-        |mount: &&&Mount| waiter.path.as_ref().is_some_and(|path| path.starts_with(&mount.mount_point));
-    shown.iter().find(on_the_way).or_else(|| shown.first()).copied()
+        |mount: &Mount| waiter.path.as_ref().is_some_and(|path| path.starts_with(&mount.mount_point));
+    shown.iter().max_by_key(|mount| (is_here(mount), on_the_way(mount), Reverse(mount.id))).copied()
 }
 
 fn outlook<'a>(report: &'a Report, waiter: &Waiter, mount: Option<&Mount>) -> Outlook<'a> {

@@ -26,9 +26,10 @@ fn mounts<const N: usize>(sandbox: &Sandbox, arguments: [&str; N]) -> Vec<Value>
     document["mounts"].as_array().expect("a list of mounts").clone()
 }
 
-/// What was said, without what this user may not see: that depends on what else runs on the machine.
+/// What was said, without what this user may not see, and who entered the sandbox: that depends on what else runs.
 fn said(finished: &Finished) -> String {
-    let lines = finished.stderr.lines().filter(|line| !line.contains(": not visible: "));
+    let others = [": not visible: ", " is in a pid namespace that "];
+    let lines = finished.stderr.lines().filter(|line| !others.iter().any(|other| line.contains(other)));
     lines.map(|line| format!("{line}\n")).collect()
 }
 

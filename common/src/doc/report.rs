@@ -38,10 +38,17 @@ pub struct Report {
     /// such a list.
     #[serde(default)]
     pub waiters: Vec<Waiter>,
+    /// How many threads are blocked, and it could not be seen what they wait for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unseen_threads: u64,
     /// The processes whose requests fail, as their master cannot see them, by pid. Absent in a report that was made
     /// before there was such a list.
     #[serde(default)]
     pub strangers: Vec<Stranger>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Kind for Report {
@@ -345,6 +352,9 @@ pub struct Waiter {
     /// not be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<TextPath>,
+    /// The mount namespace that it is in; absent in a report that was made before that was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<u64>,
     /// Since when it waits, in seconds since 1970; absent if the kernel does not tell. It can have waited a little
     /// longer: the clock of its processor leaves out interrupts and the time of other virtual machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]

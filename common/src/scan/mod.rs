@@ -35,7 +35,7 @@ use holders::Holders;
 pub use needs::{Needs, Processes, Waiting};
 use tables::Tables;
 
-use crate::doc::report::{Request, Stranger, Superblock, Waiter};
+use crate::doc::report::{Request, Stranger, Superblock};
 use crate::doc::{Format, Report};
 use crate::model::{Device, Pid, State};
 use crate::proc::Proc;
@@ -165,9 +165,9 @@ impl<'a> Look<'a> {
             Waiting::Nothing => Vec::new(),
             _ => requests::waiting(self.census.proc, &self.holders, &mut self.hidden),
         };
-        let (waiters, strangers) = match waiting {
+        let (found, strangers) = match waiting {
             Waiting::Threads => (self.waiters(&requests), self.strangers()),
-            _ => (Vec::new(), Vec::new()),
+            _ => Default::default(),
         };
         Report {
             format: Format::CURRENT,
@@ -178,12 +178,13 @@ impl<'a> Look<'a> {
             mounts: self.tables.mounts,
             content: self.tables.content,
             requests,
-            waiters,
+            waiters: found.waiters,
+            unseen_threads: found.unseen as u64,
             strangers,
         }
     }
 
-    fn waiters(&mut self, requests: &[Request]) -> Vec<Waiter> {
+    fn waiters(&mut self, requests: &[Request]) -> waiters::Found {
         let scene = waiters::Scene {
             proc: self.census.proc,
             tables: &self.tables,

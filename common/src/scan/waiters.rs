@@ -38,15 +38,19 @@ impl<'a> Scene<'a> {
     }
 }
 
+/// Who waits.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// By process and thread.
+    pub waiters: Vec<Waiter>,
+    /// How many threads are blocked, and what they wait for is not visible.
+    pub unseen: usize,
+}
+
 /// Looks at every thread but those of the reader. One read tells of most that they do not wait at all.
-pub(super) fn find(
-    scene: &Scene<'_>,
-    pids: &[Pid],
-    reader: Option<Pid>,
-    hidden: &mut Vec<String>,
-) -> Vec<Waiter> {
+pub(super) fn find(scene: &Scene<'_>, pids: &[Pid], reader: Option<Pid>, hidden: &mut Vec<String>) -> Found {
     if scene.superblocks.is_empty() {
-        return Vec::new();
+        return Found::default();
     }
     let mut search = Search {
         scene,
@@ -62,7 +66,7 @@ pub(super) fn find(
         search.note(looked);
     }
     hidden.extend(search.hidden());
-    search.waiters
+    Found { waiters: search.waiters, unseen: search.unseen }
 }
 
 struct Search<'a> {
@@ -150,6 +154,7 @@ impl<'a> Search<'a> {
             role,
             device,
             path: path.map(TextPath::from_bytes),
+            namespace: Some(thread.mount_namespace()?),
             since: since.map(|since| since.as_secs()),
         }))
     }
