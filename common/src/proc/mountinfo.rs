@@ -38,7 +38,9 @@ pub struct MalformedLine(pub usize);
 
 /// The lines of the file.
 pub fn lines(text: &[u8]) -> impl Iterator<Item = Result<Line<'_>, MalformedLine>> {
-    let lines = text.split(|&byte| byte == b'\n').enumerate();
+    let mut start = 0;
+    let ends = memchr::memchr_iter(b'\n', text).chain([text.len()]);
+    let lines = ends.map(move |end| &text[std::mem::replace(&mut start, end + 1)..end]).enumerate();
     lines
         .filter(|(_, line)| !line.is_empty())
         .map(|(at, line)| Line::parse(line).ok_or(MalformedLine(at + 1)))

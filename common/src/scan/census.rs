@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::OnceLock;
 
-use super::threads;
+use super::threads::{self, Share};
 use crate::model::Pid;
 use crate::proc::{Absence, Proc, Stat, absence};
 
@@ -44,7 +44,7 @@ impl<'a> Census<'a> {
 
     /// By id.
     pub fn entries(&self) -> &[Entry] {
-        self.entries.get_or_init(|| threads::each(&self.pids, |pid| self.entry(*pid)))
+        self.entries.get_or_init(|| threads::each(&self.pids, Share::Small, |pid| self.entry(*pid)))
     }
 
     fn entry(&self, pid: Pid) -> Entry {

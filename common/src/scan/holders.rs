@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 
+use super::Processes;
 use super::census::Census;
-use super::tables::Tables;
-use super::{Processes, threads};
+use super::tables::{Places, Tables};
+use super::threads::{self, Share};
 use crate::doc::report::{ControlFd, PipeEnd, Process, RunsIn};
 use crate::masters::MasterKind;
-use crate::model::{Device, Pid};
+use crate::model::Pid;
 use crate::proc::{Absence, Descriptors, Proc, ProcessDir, Target, absence};
 
 /// The processes that have to do with an autofs mount.
@@ -62,7 +63,8 @@ pub(super) fn find(census: &Census<'_>, tables: &Tables, extent: Processes) -> H
     if tables.superblocks.is_empty() {
         return Holders::default();
     }
-    let search = Search { census, tables, with_control_fds: extent >= Processes::MastersInFull };
+    let places = (extent >= Processes::MastersInFull).then(|| Places::new(tables));
+    let search = Search { census, tables, places };
     let mut seen = Seen::new();
     if extent < Processes::All {
         if let Some(holders) = search.masters(&mut seen) {
@@ -87,7 +89,8 @@ type Seen = BTreeMap<Pid, Looked>;
 struct Search<'a> {
     census: &'a Census<'a>,
     tables: &'a Tables,
-    with_control_fds: bool,
+    /// Where control fds lead to, if they are asked for.
+    places: Option<Places>,
 }
 
 impl Search<'_> {
@@ -109,7 +112,7 @@ impl Search<'_> {
     /// Looks at those of the processes that were not looked at yet.
     fn look(&self, pids: impl Iterator<Item = Pid>, seen: &mut Seen) {
         let new: Vec<Pid> = pids.filter(|pid| !seen.contains_key(pid)).collect();
-        let looked = threads::each(&new, |pid| self.look_at(*pid));
+        let looked = threads::each(&new, Share::Small, |pid| self.look_at(*pid));
         seen.extend(new.into_iter().zip(looked));
     }
 
@@ -171,14 +174,13 @@ struct Candidates {
 }
 
 fn look(dir: &ProcessDir, pid: Pid, search: &Search<'_>) -> io::Result<Option<Process>> {
-    let tables = search.tables;
+    let Search { tables, places, .. } = search;
     let descriptors = dir.descriptors()?;
     let mut found = Candidates::default();
+    let can_be_root = |path: &[u8]| places.as_ref().is_some_and(|places| places.can_be_root(path));
     descriptors.for_each(|fd, target| match target {
         Target::Pipe(inode) if tables.pipes.contains(&inode) => found.pipes.push((fd, inode)),
-        Target::Path(path) if search.with_control_fds && tables.can_be_control_fd(path) => {
-            found.places.push((fd, path == b"/"));
-        }
+        Target::Path(path) if can_be_root(path) => found.places.push((fd, path == b"/")),
         _ => {}
     })?;
     if found.pipes.is_empty() && found.places.is_empty() {
@@ -189,9 +191,11 @@ fn look(dir: &ProcessDir, pid: Pid, search: &Search<'_>) -> io::Result<Option<Pr
     let pipe_ends: Vec<PipeEnd> =
         found.pipes.iter().filter_map(|&(fd, pipe)| pipe_end(&descriptors, fd, pipe)).collect();
     let is_holder = !pipe_ends.is_empty();
-    let places = found.places.iter().filter(|(_, detached)| !detached || is_holder);
-    let control_fds: Vec<ControlFd> =
-        places.filter_map(|&(fd, _)| control_fd(&descriptors, fd, tables)).collect();
+    let mut control_fds = Vec::new();
+    if let Some(places) = places {
+        let candidates = found.places.iter().filter(|(_, detached)| !detached || is_holder);
+        control_fds.extend(candidates.filter_map(|&(fd, _)| control_fd(&descriptors, fd, tables, places)));
+    }
     if pipe_ends.is_empty() && control_fds.is_empty() {
         return Ok(None);
     }
@@ -203,21 +207,13 @@ fn pipe_end(descriptors: &Descriptors<'_>, fd: i32, pipe: u64) -> Option<PipeEnd
     Some(PipeEnd { pipe, fd, access: info.access()?, flags: info.fd_flags() })
 }
 
-fn control_fd(descriptors: &Descriptors<'_>, fd: i32, tables: &Tables) -> Option<ControlFd> {
+fn control_fd(descriptors: &Descriptors<'_>, fd: i32, tables: &Tables, places: &Places) -> Option<ControlFd> {
     let info = descriptors.info(fd).ok()?;
     info.access()?;
-    let device = device_of(descriptors, fd, info.mount_id, tables)?;
-    Some(ControlFd { device, fd, flags: info.fd_flags() })
-}
-
-/// The superblock that a descriptor is on, by its mount id; where the mount is in no namespace that
-/// was looked at, by asking for the device of the open file.
-fn device_of(descriptors: &Descriptors<'_>, fd: i32, mount_id: u64, tables: &Tables) -> Option<Device> {
-    let device = match tables.by_id.get(&mount_id) {
-        Some(&at) => tables.mounts[at].device,
-        None => descriptors.device(fd).ok()?,
-    };
-    tables.superblocks.contains_key(&device).then_some(device)
+    // Where the mount is in no namespace that was looked at, the open file itself is asked.
+    let device = places.device(info.mount_id).or_else(|| descriptors.device(fd).ok())?;
+    let is_autofs = tables.superblocks.contains_key(&device);
+    is_autofs.then(|| ControlFd { device, fd, flags: info.fd_flags() })
 }
 
 fn describe(

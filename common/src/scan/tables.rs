@@ -5,7 +5,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 
 use super::census::Census;
-use super::tree::Tree;
+use super::threads::{self, Share};
+use super::tree::{Surroundings, Tree};
 use super::{ScanError, Scope, processes, read_error};
 use crate::doc::report::{Content, Mount, Namespace, RunsIn};
 use crate::model::{Device, KernelPipe, Pid, SuperOptions, TextPath};
@@ -19,15 +20,13 @@ pub(super) struct Tables {
     pub superblocks: BTreeMap<Device, Instance>,
     pub mounts: Vec<Mount>,
     pub content: Vec<Content>,
-    /// Where in `mounts` a mount id is.
-    pub by_id: HashMap<u64, usize>,
     /// The pipes of the superblocks.
     pub pipes: HashSet<u64>,
-    /// What the link of a descriptor on the root of a mount reads, for those mounts whose process has
-    /// another root than the reader.
-    moved: HashMap<Vec<u8>, ()>,
-    /// The places of the other mounts, by hash: most descriptors are on none of them.
-    places: HashSet<u64>,
+    /// The roots of the processes through which namespaces were seen, by namespace, where these are others than that
+    /// of the reader.
+    roots: HashMap<u64, Vec<u8>>,
+    /// The super options that were read last: those of many mounts in a row can be the same.
+    last: Option<(Vec<u8>, SuperOptions)>,
 }
 
 /// A superblock.
@@ -59,7 +58,7 @@ pub(super) fn collect(
     let mut views = match scope {
         Scope::Own => vec![own_view(proc, pids)?],
         Scope::Of(pid) => vec![view_of(proc, pid)?],
-        Scope::All => all_views(proc, pids, hidden)?,
+        Scope::All => all_views(census, hidden)?,
     };
     views.sort_unstable_by_key(|view| view.namespace.id);
     let mut tables = Tables::default();
@@ -76,10 +75,14 @@ fn own_view(proc: &Proc, pids: &[Pid]) -> Result<View, ScanError> {
     let mut view = read_view(&this, Pid::this()).map_err(failed)?;
     let Ok(root) = this.root_id() else { return Ok(view) };
     for &pid in pids.iter().filter(|pid| **pid != Pid::this()) {
-        let Some(namespace) = proc.process(pid).and_then(|dir| stand_in(&dir, pid)).ok() else { continue };
+        let Ok(dir) = proc.process(pid) else { continue };
+        if dir.mount_namespace().ok() != Some(view.namespace.id) {
+            continue;
+        }
+        let Ok(namespace) = stand_in(&dir, pid) else { continue };
         let same =
             (namespace.id, namespace.pid_namespace) == (view.namespace.id, view.namespace.pid_namespace);
-        let same_root = || proc.process(pid).and_then(|dir| dir.root_id()).is_ok_and(|id| id == root);
+        let same_root = || dir.root_id().is_ok_and(|id| id == root);
         if same && same_root() {
             view.namespace = namespace;
             break;
@@ -98,29 +101,19 @@ fn view_of(proc: &Proc, pid: Pid) -> Result<View, ScanError> {
 }
 
 /// One view of each namespace: through the process with the lowest id in it.
-fn all_views(proc: &Proc, pids: &[Pid], hidden: &mut Vec<String>) -> Result<Vec<View>, ScanError> {
-    let mut seen = HashSet::new();
+fn all_views(census: &Census<'_>, hidden: &mut Vec<String>) -> Result<Vec<View>, ScanError> {
+    let proc = census.proc;
+    let (members, mut unreadable) = members(census)?;
+    let members: Vec<Vec<Pid>> = members.into_values().collect();
     let mut views = Vec::new();
-    let mut unreadable = 0_usize;
-    let this = proc.reader();
-    for &pid in pids.iter().filter(|pid| Some(**pid) != this) {
-        let view = proc.process(pid).and_then(|dir| {
-            let id = dir.mount_namespace()?;
-            if seen.contains(&id) { Ok(None) } else { read_view(&dir, pid).map(Some) }
-        });
-        match view.map_err(|error| (absence(&error), error)) {
-            Ok(None) | Err((Some(Absence::Gone), _)) => {}
-            Ok(Some(view)) => {
-                seen.insert(view.namespace.id);
-                views.push(view);
-            }
-            Err((Some(Absence::NotVisible), _)) => unreadable += 1,
-            Err((None, source)) => return Err(read_error(proc, &format!("{pid}/mountinfo"), source)),
-        }
+    for view in threads::each(&members, Share::Large, |pids| first_view(proc, pids)) {
+        let (view, unseen) = view?;
+        views.extend(view);
+        unreadable += unseen;
     }
-    if this.is_some() {
+    if census.reader.is_some() {
         let own = own_view(proc, &[])?;
-        if seen.insert(own.namespace.id) {
+        if views.iter().all(|view| view.namespace.id != own.namespace.id) {
             views.push(own);
         }
     }
@@ -128,6 +121,58 @@ fn all_views(proc: &Proc, pids: &[Pid], hidden: &mut Vec<String>) -> Result<Vec<
         hidden.push(format!("the mount namespaces of {}", processes(unreadable)));
     }
     Ok(views)
+}
+
+/// The processes in each mount namespace but the reader, by id, and how many do not show in which they are.
+fn members(census: &Census<'_>) -> Result<(BTreeMap<u64, Vec<Pid>>, usize), ScanError> {
+    let proc = census.proc;
+    let pids: Vec<Pid> = census.others().collect();
+    let ids =
+        threads::each(&pids, Share::Small, |pid| proc.process(*pid).and_then(|dir| dir.mount_namespace()));
+    let mut members: BTreeMap<u64, Vec<Pid>> = BTreeMap::new();
+    let mut unreadable = 0;
+    for (pid, id) in pids.into_iter().zip(ids) {
+        match seen(proc, pid, id)? {
+            Seen::Is(id) => members.entry(id).or_default().push(pid),
+            Seen::Gone => {}
+            Seen::NotVisible => unreadable += 1,
+        }
+    }
+    Ok((members, unreadable))
+}
+
+/// The view through the first of the processes that is still there and shows its mounts, and how many before it do
+/// not show them.
+fn first_view(proc: &Proc, pids: &[Pid]) -> Result<(Option<View>, usize), ScanError> {
+    let mut unreadable = 0;
+    for &pid in pids {
+        let view = proc.process(pid).and_then(|dir| read_view(&dir, pid));
+        match seen(proc, pid, view)? {
+            Seen::Is(view) => return Ok((Some(view), unreadable)),
+            Seen::Gone => {}
+            Seen::NotVisible => unreadable += 1,
+        }
+    }
+    Ok((None, unreadable))
+}
+
+/// What was seen of a process.
+enum Seen<T> {
+    Is(T),
+    Gone,
+    NotVisible,
+}
+
+/// What was seen, if nothing is wrong with the file itself.
+fn seen<T>(proc: &Proc, pid: Pid, read: io::Result<T>) -> Result<Seen<T>, ScanError> {
+    match read {
+        Ok(found) => Ok(Seen::Is(found)),
+        Err(error) => match absence(&error) {
+            Some(Absence::Gone) => Ok(Seen::Gone),
+            Some(Absence::NotVisible) => Ok(Seen::NotVisible),
+            None => Err(read_error(proc, &format!("{pid}/mountinfo"), error)),
+        },
+    }
 }
 
 fn read_view(dir: &ProcessDir, pid: Pid) -> io::Result<View> {
@@ -161,30 +206,33 @@ impl Tables {
                 self.add_line(&view, line, &tree)?;
             }
         }
+        if !view.root.is_empty() {
+            self.roots.insert(view.namespace.id, view.root);
+        }
         self.namespaces.push(view.namespace);
         Ok(())
     }
 
-    fn add_line(&mut self, view: &View, line: &Line<'_>, tree: &Tree<'_>) -> Result<(), ScanError> {
-        let on_autofs = tree.is_on_autofs(line);
+    fn add_line<'a>(&mut self, view: &View, line: &Line<'a>, tree: &Tree<'a>) -> Result<(), ScanError> {
+        let around = tree.surroundings(line);
         if line.is_autofs() {
-            self.add_autofs(view, line, tree).map_err(|cause| ScanError::Autofs {
+            self.add_autofs(view, line, &around).map_err(|cause| ScanError::Autofs {
                 pid: view.namespace.process,
                 mount_point: text(line.mount_point).to_string(),
                 cause,
             })
         } else {
-            if on_autofs {
+            if around.is_on_autofs() {
                 self.content.push(content(view, line));
             }
             Ok(())
         }
     }
 
-    fn add_autofs(&mut self, view: &View, line: &Line<'_>, tree: &Tree<'_>) -> Result<(), String> {
+    fn add_autofs(&mut self, view: &View, line: &Line<'_>, around: &Surroundings<'_>) -> Result<(), String> {
         let device = line.device().ok_or("its device number makes no sense")?;
         self.add_superblock(device, view.depth, line)?;
-        let mount = Mount {
+        self.mounts.push(Mount {
             namespace: view.namespace.id,
             id: line.id,
             parent: line.parent,
@@ -194,14 +242,11 @@ impl Tables {
             options: String::from_utf8_lossy(line.options).into_owned(),
             propagation: line.propagation(),
             source: text(line.source),
-            within: tree.within(line),
-            covers: tree.covers(line),
-            buried: tree.is_buried(line),
+            within: around.within,
+            covers: around.covers(line),
+            buried: around.buried,
             copy: None,
-        };
-        self.add_place(view, &mount);
-        self.by_id.insert(mount.id, self.mounts.len());
-        self.mounts.push(mount);
+        });
         Ok(())
     }
 
@@ -213,22 +258,19 @@ impl Tables {
                 return Ok(());
             }
         };
-        let options = std::str::from_utf8(line.super_options).map_err(|error| error.to_string())?;
-        let options = SuperOptions::parse(options).map_err(|error| error.to_string())?;
+        let options = match &self.last {
+            Some((text, options)) if text == line.super_options => options.clone(),
+            _ => {
+                let text = std::str::from_utf8(line.super_options).map_err(|error| error.to_string())?;
+                let options = SuperOptions::parse(text).map_err(|error| error.to_string())?;
+                self.last.insert((text.into(), options)).1.clone()
+            }
+        };
         if let KernelPipe::Inode(inode) = options.pipe {
             self.pipes.insert(inode);
         }
         vacant.insert(Instance { options, depth });
         Ok(())
-    }
-
-    fn add_place(&mut self, view: &View, mount: &Mount) {
-        let place = mount.mount_point.as_bytes();
-        if view.root.is_empty() {
-            self.places.insert(hash(place));
-        } else {
-            self.moved.insert([&view.root, place].concat(), ());
-        }
     }
 
     /// Each pipe with the process group whose members are asked through it; `None` where such a group is not
@@ -246,11 +288,41 @@ impl Tables {
         }
         Some(wanted)
     }
+}
+
+/// Where a descriptor on the root of a mount leads to.
+pub(super) struct Places {
+    /// The superblock of each mount, by mount id.
+    devices: HashMap<u64, Device>,
+    /// What the link of a descriptor reads there, for those mounts whose process has another root than the reader.
+    moved: HashSet<Vec<u8>>,
+    /// The places of the other mounts, by hash: most descriptors are on none of them.
+    plain: HashSet<u64>,
+}
+
+impl Places {
+    pub fn new(tables: &Tables) -> Self {
+        let devices = tables.mounts.iter().map(|mount| (mount.id, mount.device)).collect();
+        let mut places = Self { devices, moved: HashSet::new(), plain: HashSet::new() };
+        for mount in &tables.mounts {
+            let place = mount.mount_point.as_bytes();
+            match tables.roots.get(&mount.namespace) {
+                None => places.plain.insert(hash(place)),
+                Some(root) => places.moved.insert([root, place].concat()),
+            };
+        }
+        places
+    }
 
     /// Whether a descriptor whose link reads so can be on the root of an autofs mount. On a mount that
     /// is detached, it reads as the root.
-    pub fn can_be_control_fd(&self, link: &[u8]) -> bool {
-        link == b"/" || self.places.contains(&hash(link)) || self.moved.contains_key(link)
+    pub fn can_be_root(&self, link: &[u8]) -> bool {
+        link == b"/" || self.plain.contains(&hash(link)) || self.moved.contains(link)
+    }
+
+    /// The superblock of a mount.
+    pub fn device(&self, mount_id: u64) -> Option<Device> {
+        self.devices.get(&mount_id).copied()
     }
 }
 

@@ -7,14 +7,30 @@ use std::thread::{available_parallelism, scope};
 /// More threads than this wait for the same locks of the kernel.
 const MOST: usize = 8;
 
-/// How many items a thread takes at once: enough not to meet the others all the time, few enough for all to end
-/// at about the same time.
-const BLOCK: usize = 16;
+/// How much work an item is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Share {
+    /// Some files of a process: few of them are not worth a thread.
+    Small,
+    /// All the mounts of a namespace.
+    Large,
+}
 
-/// Does `work` with each item, and gives what it gave, in the order of the items. Few items are not worth a
-/// thread.
-pub(super) fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let count = processors().min(items.len() / BLOCK);
+impl Share {
+    /// How many items a thread takes at once: enough not to meet the others all the time, few enough for all to end
+    /// at about the same time.
+    fn block(self) -> usize {
+        match self {
+            Self::Small => 16,
+            Self::Large => 1,
+        }
+    }
+}
+
+/// Does `work` with each item, and gives what it gave, in the order of the items.
+pub(super) fn each<T: Sync, R: Send>(items: &[T], size: Share, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let block = size.block();
+    let count = processors().min(items.len() / block);
     if count < 2 {
         return items.iter().map(work).collect();
     }
@@ -23,8 +39,8 @@ pub(super) fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync)
         let mut done = Vec::new();
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(block) = items.chunks(BLOCK).nth(at) else { return done };
-            done.push((at, block.iter().map(&work).collect::<Vec<R>>()));
+            let Some(part) = items.chunks(block).nth(at) else { return done };
+            done.push((at, part.iter().map(&work).collect::<Vec<R>>()));
         }
     };
     let mut blocks = scope(|scope| {
@@ -61,10 +77,13 @@ mod tests {
 
     #[test]
     fn what_threads_share_is_done_once_and_in_order() {
-        for count in [0, 1, BLOCK, 2 * BLOCK, 1000] {
+        let sizes = [Share::Small, Share::Large];
+        for (count, size) in
+            [0, 1, 16, 32, 1000].into_iter().flat_map(|count| sizes.map(|size| (count, size)))
+        {
             let items: Vec<usize> = (0..count).collect();
             let done = AtomicUsize::new(0);
-            let doubled = each(&items, |item| {
+            let doubled = each(&items, size, |item| {
                 done.fetch_add(1, Ordering::Relaxed);
                 item * 2
             });

@@ -1,5 +1,6 @@
 //! How the mounts of one namespace hang together.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 
 use crate::doc::report::Within;
@@ -10,6 +11,32 @@ pub(super) struct Tree<'a> {
     mounts: HashMap<u64, &'a Line<'a>>,
     /// The places that are mounted on, with the mount that they are in.
     covered: HashSet<(u64, &'a [u8])>,
+    /// What was found last, and of which directory in which mount: a list has most mounts of a directory side by
+    /// side.
+    last: Cell<Option<(u64, &'a [u8], Surroundings<'a>)>>,
+}
+
+/// What a mount is on and beneath.
+#[derive(Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    parent: Option<&'a Line<'a>>,
+    /// What it is mounted on.
+    pub within: Within,
+    /// Something is mounted on a directory above it, in the same mount as it or as one that it is
+    /// mounted on: a walk along its path goes there instead.
+    pub buried: bool,
+}
+
+impl Surroundings<'_> {
+    /// It is mounted directly on an autofs mount.
+    pub fn is_on_autofs(&self) -> bool {
+        self.parent.is_some_and(Line::is_autofs)
+    }
+
+    /// Its mount point is the root of the mount that it is mounted on.
+    pub fn covers(&self, line: &Line<'_>) -> bool {
+        self.parent.is_some_and(|parent| parent.mount_point == line.mount_point)
+    }
 }
 
 impl<'a> Tree<'a> {
@@ -17,16 +44,33 @@ impl<'a> Tree<'a> {
         Self {
             mounts: all.iter().map(|line| (line.id, line)).collect(),
             covered: all.iter().map(|line| (line.parent, line.mount_point)).collect(),
+            last: Cell::new(None),
         }
     }
 
-    /// It is mounted directly on an autofs mount.
-    pub fn is_on_autofs(&self, line: &Line<'_>) -> bool {
-        self.parent(line).is_some_and(Line::is_autofs)
+    /// What a mount is on and beneath. It is the same for all mounts of one directory.
+    pub fn surroundings(&self, line: &Line<'a>) -> Surroundings<'a> {
+        let directory =
+            memchr::memrchr(b'/', line.mount_point).map_or(&[][..], |end| &line.mount_point[..end]);
+        match self.last.get() {
+            Some((parent, last, found))
+                if parent == line.parent && last == directory && line.id != line.parent =>
+            {
+                found
+            }
+            _ => {
+                let found = self.find_surroundings(line);
+                self.last.set((line.id != line.parent).then_some((line.parent, directory, found)));
+                found
+            }
+        }
     }
 
-    /// What it is mounted on.
-    pub fn within(&self, line: &Line<'_>) -> Within {
+    fn find_surroundings(&self, line: &Line<'a>) -> Surroundings<'a> {
+        Surroundings { parent: self.parent(line), within: self.within(line), buried: self.is_buried(line) }
+    }
+
+    fn within(&self, line: &Line<'_>) -> Within {
         match self.ancestors(line).position(Line::is_autofs) {
             Some(0) => Within::Autofs,
             Some(_) => Within::Content,
@@ -34,14 +78,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Its mount point is the root of the mount that it is mounted on.
-    pub fn covers(&self, line: &Line<'_>) -> bool {
-        self.parent(line).is_some_and(|parent| parent.mount_point == line.mount_point)
-    }
-
-    /// Something is mounted on a directory above it, in the same mount as it or as one that it is
-    /// mounted on: a walk along its path goes there instead.
-    pub fn is_buried(&self, line: &Line<'a>) -> bool {
+    fn is_buried(&self, line: &Line<'a>) -> bool {
         self.has_mount_above(line) || self.ancestors(line).any(|ancestor| self.has_mount_above(ancestor))
     }
 
@@ -78,9 +115,11 @@ mod tests {
 
     fn facts(text: &str, id: u64) -> (Within, bool, bool) {
         let all: Vec<_> = lines(text.as_bytes()).map(|line| line.expect("valid")).collect();
-        let line = all.iter().find(|line| line.id == id).expect("the line is there");
+        let at = all.iter().position(|line| line.id == id).expect("the line is there");
         let tree = Tree::new(&all);
-        (tree.within(line), tree.covers(line), tree.is_buried(line))
+        // Asked for all, as what was found of one is kept for the next.
+        let around = all.iter().map(|line| tree.surroundings(line)).nth(at).expect("listed");
+        (around.within, around.covers(&all[at]), around.buried)
     }
 
     const MOUNTS: &str = "\

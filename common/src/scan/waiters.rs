@@ -260,7 +260,7 @@ impl Sight {
             return Self { mounts: HashMap::new() };
         }
         let tree = Tree::new(&all);
-        let reachable = all.iter().filter(|line| line.is_autofs() && !tree.is_buried(line));
+        let reachable = all.iter().filter(|line| line.is_autofs() && !tree.surroundings(line).buried);
         let seen = |line: &Line<'_>| Some((unescape(line.mount_point).into_owned(), line.device()?));
         // What is mounted later at the same place stands later, and takes its place here too.
         Self { mounts: reachable.filter_map(seen).collect() }
