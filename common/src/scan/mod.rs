@@ -5,13 +5,15 @@
 //! | 1. the namespaces and their mounts | `tables.rs`, `tree.rs` | `mountinfo`, `ns/*` |
 //! | 2. who holds which end of the pipes, and control fds | `holders.rs` | `fd`, `fdinfo`, `status`, `stat` |
 //! | 3. the state of each superblock | `judge.rs` | `stat` of all, where something is not served |
-//! | 4. requests that wait unread | `requests.rs` | the pipes themselves, by tee(2) |
-//! | 5. who waits, on which mount, for what | `waiters.rs`, `asked.rs`, `memory.rs` | `stat` of all threads; of those that wait in autofs `wchan`, `stack`, `syscall`, `status`, `mountinfo`, and the path in their memory |
-//! | 6. who cannot be served | `strangers.rs` | where a master is in a pid namespace below the reader's: `ns/*` of all |
+//! | 4. copies of mounts that fail | `copies.rs` | `mountinfo` of a master in another namespace, where there are copies |
+//! | 5. requests that wait unread | `requests.rs` | the pipes themselves, by tee(2) |
+//! | 6. who waits, on which mount, for what | `waiters.rs`, `asked.rs`, `memory.rs` | `stat` of all threads; of those that wait in autofs `wchan`, `stack`, `syscall`, `status`, `mountinfo`, and the path in their memory |
+//! | 7. who cannot be served | `strangers.rs` | where a master is in a pid namespace below the reader's: `ns/*` of all |
 //!
 //! Nothing here walks a path onto a mount: a touch starts a mount and can hang for ever.
 
 mod asked;
+mod copies;
 mod holders;
 mod judge;
 mod memory;
@@ -92,20 +94,28 @@ const MOST_LOOKS: usize = 4;
 /// Looks at the autofs mounts in `scope`, at who serves them, and at what waits for an answer.
 ///
 /// A master that forks, or is given another pipe, while its descriptors are looked for can be missed,
-/// so nothing is called orphaned that is not so twice.
+/// so nothing is called orphaned that is not so twice; nor does a copy fail elsewhere that does not so twice.
 pub fn scan(proc: &Proc, scope: Scope) -> Result<Report, ScanError> {
     let mut look = Look::take(proc, scope)?;
     for _ in 1..MOST_LOOKS {
-        let before = look.orphans();
+        let before = look.doubts();
         if before.is_empty() {
             break;
         }
         look = Look::take(proc, scope)?;
-        if look.orphans() == before {
+        if look.doubts() == before {
             break;
         }
     }
     Ok(look.report(proc))
+}
+
+/// What can look so for an instant.
+#[derive(PartialEq, Eq)]
+enum Doubt {
+    /// A superblock and its pipe.
+    Orphan(Device, Option<u64>),
+    Copy(copies::Fault),
 }
 
 /// What was seen in one look.
@@ -115,6 +125,7 @@ struct Look {
     tables: Tables,
     holders: Holders,
     superblocks: Vec<Superblock>,
+    faults: Vec<copies::Fault>,
     hidden: Vec<String>,
 }
 
@@ -123,15 +134,18 @@ impl Look {
         let reader = reader(proc)?;
         let pids = proc.pids().map_err(|source| read_error(proc, "", source))?;
         let mut hidden = Vec::new();
-        let tables = tables::collect(proc, scope, &pids, &mut hidden)?;
+        let mut tables = tables::collect(proc, scope, &pids, &mut hidden)?;
         let holders = holders::find(proc, &pids, reader, &tables);
         let superblocks = judge::judge(proc, &pids, &tables, &holders, &mut hidden);
-        Ok(Self { reader, pids, tables, holders, superblocks, hidden })
+        let faults = copies::mark(proc, &mut tables, &superblocks, &holders);
+        Ok(Self { reader, pids, tables, holders, superblocks, faults, hidden })
     }
 
-    fn orphans(&self) -> Vec<(Device, Option<u64>)> {
+    /// What is only said when it is seen twice.
+    fn doubts(&self) -> Vec<Doubt> {
         let orphaned = self.superblocks.iter().filter(|superblock| superblock.state == State::Orphaned);
-        orphaned.map(|superblock| (superblock.device, superblock.pipe)).collect()
+        let orphaned = orphaned.map(|superblock| Doubt::Orphan(superblock.device, superblock.pipe));
+        orphaned.chain(self.faults.iter().copied().map(Doubt::Copy)).collect()
     }
 
     /// Adds in which containers and units it all is.

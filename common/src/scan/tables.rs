@@ -18,6 +18,8 @@ pub(super) struct Tables {
     pub superblocks: BTreeMap<Device, Instance>,
     pub mounts: Vec<Mount>,
     pub content: Vec<Content>,
+    /// The namespaces that were looked at through a process with their root directory, so that no mount is hidden.
+    pub whole: HashSet<u64>,
     /// Where in `mounts` a mount id is.
     pub by_id: HashMap<u64, usize>,
     /// The pipes of the superblocks.
@@ -159,6 +161,9 @@ impl Tables {
             for line in &all {
                 self.add_line(&view, line, &tree)?;
             }
+        }
+        if view.root.is_empty() {
+            self.whole.insert(view.namespace.id);
         }
         self.namespaces.push(view.namespace);
         Ok(())
