@@ -9,7 +9,7 @@
 //! Nothing is said where not all is seen: of a superblock whose master is not, of one whose master has another root
 //! directory than its namespace, and of a slave of a peer group that no mount is seen of.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::holders::Holders;
 use super::tables::Tables;
@@ -43,10 +43,8 @@ pub(super) fn mark(
     elsewhere
 }
 
-/// The mount namespaces in which masters mount.
-struct Homes {
-    by_device: HashMap<Device, Home>,
-}
+/// The mount namespaces in which masters mount, by process; `None` for one that is not seen.
+struct Homes(BTreeMap<Pid, Option<u64>>);
 
 #[derive(Clone, Copy)]
 struct Home {
@@ -56,24 +54,25 @@ struct Home {
 
 impl Homes {
     fn find(proc: &Proc, superblocks: &[Superblock], holders: &Holders) -> Self {
-        let mut namespaces: HashMap<Pid, Option<u64>> = HashMap::new();
-        let mut by_device = HashMap::new();
-        for superblock in superblocks {
-            let Some(process) = home_process(superblock) else { continue };
+        let mut namespaces = BTreeMap::new();
+        for process in superblocks.iter().filter_map(home_process) {
             let namespace = || namespace(&proc.process(process).ok()?, process, holders);
-            if let Some(namespace) = *namespaces.entry(process).or_insert_with(namespace) {
-                by_device.insert(superblock.device, Home { process, namespace });
-            }
+            namespaces.entry(process).or_insert_with(namespace);
         }
-        Self { by_device }
+        Self(namespaces)
     }
 
-    /// Each superblock has one mount, in the only namespace that was looked at, which is its master's if that is known:
-    /// there are no copies to be seen.
+    fn of(&self, superblock: &Superblock) -> Option<Home> {
+        let process = home_process(superblock)?;
+        let namespace = (*self.0.get(&process)?)?;
+        Some(Home { process, namespace })
+    }
+
+    /// Each superblock has one mount, in the only namespace that was looked at, which is that of all masters: there are no
+    /// copies to be seen.
     fn are_all_that_is_shown(&self, tables: &Tables, superblocks: &[Superblock]) -> bool {
         let [only] = tables.namespaces.as_slice() else { return false };
-        let is_there = |home: &Home| home.namespace == only.id;
-        tables.mounts.len() == superblocks.len() && self.by_device.values().all(is_there)
+        tables.mounts.len() == superblocks.len() && self.0.values().flatten().all(|home| *home == only.id)
     }
 }
 
@@ -118,10 +117,11 @@ struct Sight {
 impl Sight {
     fn take(proc: &Proc, tables: &Tables, homes: Homes) -> Self {
         let mut sight = Self { at_home: HashMap::new(), groups: HashMap::new(), homes };
-        for home in sight.homes.by_device.values() {
-            sight.at_home.entry(home.namespace).or_insert_with(|| {
-                let is_seen = tables.whole.contains(&home.namespace);
-                if is_seen { Some(HashMap::new()) } else { read(proc, *home) }
+        let known = sight.homes.0.iter().filter_map(|(process, namespace)| Some((*process, (*namespace)?)));
+        for (process, namespace) in known {
+            sight.at_home.entry(namespace).or_insert_with(|| {
+                let is_seen = tables.whole.contains(&namespace);
+                if is_seen { Some(HashMap::new()) } else { read(proc, Home { process, namespace }) }
             });
         }
         for mount in &tables.mounts {
@@ -140,13 +140,11 @@ impl Sight {
 
     /// By index of the mount; whether it is in another namespace than its master's.
     fn faults(&self, tables: &Tables, superblocks: &[Superblock]) -> Vec<(usize, CopyFault, bool)> {
-        let is_connected = |device: Device| {
-            let at = superblocks.binary_search_by_key(&device, |superblock| superblock.device);
-            at.is_ok_and(|at| superblocks[at].state == State::Connected)
-        };
         let fault = |mount: &Mount| {
-            let home = self.homes.by_device.get(&mount.device)?;
-            let fault = self.fault(mount, home.namespace, is_connected(mount.device))?;
+            let at = superblocks.binary_search_by_key(&mount.device, |superblock| superblock.device).ok()?;
+            let home = self.homes.of(&superblocks[at])?;
+            let is_connected = superblocks[at].state == State::Connected;
+            let fault = self.fault(mount, home.namespace, is_connected)?;
             Some((fault, mount.namespace != home.namespace))
         };
         let all = tables.mounts.iter().enumerate();
