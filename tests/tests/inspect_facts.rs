@@ -8,7 +8,8 @@ use autofs_cr_common::doc::{self, Report};
 use autofs_cr_common::model::{Pid, State};
 use autofs_cr_tests::require;
 use autofs_cr_tests::sandbox::{
-    Master, MasterOptions, Running, Sandbox, TestCommand, Tool, blocked_in_autofs, wait_until_blocked,
+    Master, MasterOptions, Running, Sandbox, TestCommand, Tool, blocked_in_autofs, program,
+    wait_until_blocked,
 };
 use nix::sys::signal::Signal;
 use rustix::thread::{CpuSet, sched_getaffinity};
@@ -86,7 +87,17 @@ fn since_when_a_thread_waits_is_told_on_every_processor() -> Result<()> {
     waiters.push(Since::start(sandbox.command("cat").arg(sandbox.path("d")))?);
     let seen = report(Tool::inspect().target(&sandbox));
     assert_eq!(seen.waiters.len(), waiters.len());
-    waiters.iter_mut().try_for_each(|waiter| waiter.check(&seen))
+    waiters.iter_mut().try_for_each(|waiter| waiter.check(&seen))?;
+
+    // A processor that is not for this program is left alone.
+    let inspect = program("autofs-inspect").display().to_string();
+    let first = processors[0].to_string();
+    let seen = report(TestCommand::new("taskset").args(["-c", &first, &inspect]).target(&sandbox));
+    waiters[0].check(&seen)?;
+    for other in &mut waiters[1..processors.len()] {
+        assert_eq!(waiter(&seen, other.pid())?.since, None);
+    }
+    Ok(())
 }
 
 #[test]
