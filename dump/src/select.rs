@@ -24,10 +24,7 @@ pub fn narrow(report: &mut Report, chosen: &[PathBuf], left_out: &[PathBuf]) -> 
     };
     let (wanted, unwanted) = (devices(chosen), devices(left_out));
     let stays = |device| (chosen.is_empty() || wanted.contains(&device)) && !unwanted.contains(&device);
-    report.superblocks.retain(|superblock| stays(superblock.device));
-    report.mounts.retain(|mount| stays(mount.device));
-    let mounts: HashSet<u64> = report.mounts.iter().map(|mount| mount.id).collect();
-    report.content.retain(|content| mounts.contains(&content.parent));
+    report.keep_mounts(|mount| stays(mount.device));
     Ok(())
 }
 

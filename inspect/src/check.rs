@@ -1,31 +1,29 @@
 //! Which mounts need attention.
 
-use std::collections::HashSet;
-
-use autofs_cr_common::doc::Report;
-use autofs_cr_common::doc::report::Mount;
-use autofs_cr_common::model::State;
-
+use crate::columns::Settings;
+use crate::trouble;
+use crate::view::View;
 use crate::waiting;
 
-/// A line for each mount that is not connected, with those who wait on it. Who waits on a connected mount may
-/// do so for a moment only. What a later autofs mount covers is not asked any more: automount(8) mounts a new trigger
-/// over one that it cannot use.
-pub fn unhealthy(report: &Report) -> Vec<String> {
-    let several = report.namespaces.len() > 1;
-    let waiters = waiting::by_device(report);
-    let covered: HashSet<u64> =
-        report.mounts.iter().filter(|mount| mount.covers).map(|mount| mount.parent).collect();
-    let line = |mount: &Mount| {
-        let superblock = report.superblock(mount.device)?;
-        let waiting = waiters.get(&mount.device);
-        if superblock.state == State::Connected || covered.contains(&mount.id) && waiting.is_none() {
-            return None;
+/// A line for each mount that is not well: what is wrong, who waits, and what repairs it.
+pub fn unhealthy(view: &View<'_>, settings: &Settings) -> Vec<String> {
+    let several = view.report.namespaces.len() > 1;
+    let mut lines = Vec::new();
+    for row in view.rows() {
+        let Some(trouble) = trouble::of(&row, settings.patience) else { continue };
+        let mut line = row.mount.mount_point.to_string();
+        if several {
+            line += &format!(" (mount namespace {})", row.mount.namespace);
         }
-        let within = if several { format!(" (mount namespace {})", mount.namespace) } else { String::new() };
-        let waiting = waiting.map(|processes| format!("; {}", waiting::list(processes)));
-        let waiting = waiting.unwrap_or_default();
-        Some(format!("{}{within}: {}{waiting}", mount.mount_point, superblock.reason))
-    };
-    report.mounts.iter().filter_map(line).collect()
+        line += &format!(": {}", trouble.describe(&row));
+        let waits = row.waits();
+        if !waits.is_empty() {
+            line += &format!("; {}", waiting::list(&waits));
+        }
+        if let Some(repair) = trouble.repair(&row) {
+            line += &format!("; to repair: {}", repair.command(&[&row.mount.mount_point]));
+        }
+        lines.push(line);
+    }
+    lines
 }

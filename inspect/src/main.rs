@@ -1,16 +1,40 @@
-//! Show every autofs mount, its master and its state.
+//! Show every autofs mount, who serves it, who waits on it and what repairs it.
+//!
+//! | stage | file |
+//! |---|---|
+//! | look | `autofs_cr_common::scan` |
+//! | keep what was asked for | `select.rs` |
+//! | bring together what belongs together | `view.rs`, `waiting.rs`, `users.rs`, `trouble.rs` |
+//! | write | `columns.rs` and `value.rs` for `table.rs` and `json.rs`; `tree.rs`, `metrics.rs`, `check.rs` |
+//! | tell people the rest | `notes.rs` |
+//! | do it again | `watch.rs` |
 #![forbid(unsafe_code)]
 
 mod check;
 mod cli;
+mod columns;
+#[cfg(test)]
+mod golden;
+mod json;
+mod metrics;
 mod notes;
+mod select;
+mod span;
 mod table;
+mod tree;
+mod trouble;
+mod users;
+mod value;
+mod view;
 mod waiting;
+mod watch;
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use autofs_cr_common::cli::{Voice, may_colour};
 use autofs_cr_common::doc::{self, DocError, Output, Report};
 use autofs_cr_common::exit::{Exit, conclude};
@@ -18,85 +42,172 @@ use autofs_cr_common::proc::Proc;
 use autofs_cr_common::scan::{Needs, Scope, scan};
 use clap::Parser;
 
-use cli::{Cli, Format};
+use cli::{Cli, Document, Form};
+use columns::{Column, Settings};
+use span::Span;
+use view::View;
 
 /// The name of this tool in messages.
 const TOOL: &str = "autofs-inspect";
 
 fn main() -> ExitCode {
-    conclude(TOOL, run(&Cli::parse()))
+    let cli = Cli::parse();
+    let form = cli.form();
+    conclude(TOOL, run(&cli, form))
 }
 
-fn run(cli: &Cli) -> Result<Exit> {
-    let proc = Proc::open().context("cannot open /proc")?;
-    let report = scan(&proc, scope(cli), needs(cli))?;
-    let voice = Voice::new(TOOL, cli.verbosity);
-    if cli.check {
-        return check(cli, &report, voice);
+fn run(cli: &Cli, form: Form) -> Result<Exit> {
+    if cli.list_columns {
+        return list_columns();
     }
-    notes::tell(&report, voice);
-    if cli.format() == Format::Table {
-        let own = proc.this().and_then(|dir| dir.mount_namespace()).ok();
-        notes::tell_of_waiters(&report, own, voice);
+    let inspection = Inspection::new(cli, form)?;
+    match cli.watch {
+        Some(interval) => watch::run(&inspection, interval),
+        None => inspection.once(),
     }
-    let mut output = open_output(cli)?;
-    write(cli, &report, &mut output)?;
+}
+
+fn list_columns() -> Result<Exit> {
+    let mut output = Output::open(None)?;
+    table::list(columns::ALL, &mut output).map_err(|source| write_error(None, source))?;
     output.finish()?;
     Ok(Exit::Done)
 }
 
-fn scope(cli: &Cli) -> Scope {
-    match (cli.all, cli.pid) {
-        (true, _) => Scope::All,
-        (false, Some(pid)) => Scope::Of(pid),
-        (false, None) => Scope::Own,
+/// What was asked for.
+struct Inspection<'a> {
+    cli: &'a Cli,
+    form: Form,
+    paths: Vec<PathBuf>,
+    settings: Settings,
+    voice: Voice,
+    proc: Proc,
+}
+
+impl<'a> Inspection<'a> {
+    fn new(cli: &'a Cli, form: Form) -> Result<Self> {
+        Ok(Self {
+            cli,
+            form,
+            paths: paths(cli)?,
+            settings: Settings { patience: Span::from_seconds(cli.patience.as_secs()) },
+            voice: Voice::new(TOOL, cli.verbosity),
+            proc: Proc::open().context("cannot open /proc")?,
+        })
+    }
+
+    /// Looks, and writes what was found.
+    fn once(&self) -> Result<Exit> {
+        let report = self.look()?;
+        let view = self.view(&report);
+        let is_check = matches!(self.form, Form::Document(Document::Check, _));
+        let unhealthy = if is_check { check::unhealthy(&view, &self.settings) } else { Vec::new() };
+        // Silent where all is well, so that it can run from cron.
+        if is_check && unhealthy.is_empty() {
+            return Ok(Exit::Done);
+        }
+        self.note(notes::hidden(&report));
+        self.voice.detail(notes::sizes(&report));
+        if self.is_for_people() {
+            self.note(notes::waits(&view, self.cli.verbosity.verbose));
+        }
+        self.write_out(&view, &unhealthy)?;
+        if self.is_for_people() {
+            self.note(notes::conclusion(&view, &self.settings));
+        }
+        Ok(if is_check { Exit::Attention } else { Exit::Done })
+    }
+
+    fn look(&self) -> Result<Report> {
+        let scope = match (self.cli.all, self.cli.pid) {
+            (true, _) => Scope::All,
+            (false, Some(pid)) => Scope::Of(pid),
+            (false, None) => Scope::Own,
+        };
+        let mut report = scan(&self.proc, scope, self.needs())?;
+        select::narrow(&mut report, &self.paths)?;
+        Ok(report)
+    }
+
+    /// What has to be looked at for what is written.
+    fn needs(&self) -> Needs {
+        let of_columns = |columns: Vec<&Column>| match columns.iter().any(|column| column.wants_all) {
+            true => Needs::REPORT,
+            false => Needs::STATES,
+        };
+        match &self.form {
+            Form::Table(choice) => of_columns(choice.columns(false)),
+            Form::Json(choice) => of_columns(choice.columns_for_programs()),
+            Form::Document(Document::Metrics | Document::Check, _) => Needs::STATES,
+            Form::Document(Document::Tree | Document::Yaml, _) => Needs::REPORT,
+        }
+    }
+
+    fn view<'r>(&self, report: &'r Report) -> View<'r> {
+        let own = self.proc.this().and_then(|dir| dir.mount_namespace()).ok();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        View::new(report, own, now)
+    }
+
+    /// Whether a person reads it, who wants to know more than what is in it.
+    fn is_for_people(&self) -> bool {
+        matches!(self.form, Form::Table(_) | Form::Document(Document::Tree, _))
+    }
+
+    fn note(&self, lines: Vec<String>) {
+        lines.into_iter().for_each(|line| self.voice.note(line));
+    }
+
+    /// Writes to where it shall go.
+    fn write_out(&self, view: &View<'_>, unhealthy: &[String]) -> Result<()> {
+        let mut output = Output::open(self.file())?;
+        let written = match self.form {
+            Form::Document(Document::Check, _) => {
+                unhealthy.iter().try_for_each(|line| writeln!(output, "{line}"))
+            }
+            _ => self.write(view, self.file().is_none() && may_colour(), &mut output),
+        };
+        written.map_err(|source| write_error(self.file(), source))?;
+        Ok(output.finish()?)
+    }
+
+    fn write(&self, view: &View<'_>, colour: bool, out: &mut impl Write) -> io::Result<()> {
+        let several = view.report.namespaces.len() > 1;
+        match &self.form {
+            Form::Table(choice) => {
+                let style = table::Style { head: !self.cli.noheadings, raw: self.cli.raw, colour };
+                table::write(view.rows(), &choice.columns(several), &self.settings, style, out)
+            }
+            Form::Json(choice) => {
+                json::write(view.rows(), &choice.columns_for_programs(), &self.settings, out)
+            }
+            Form::Document(Document::Tree, _) => tree::write(view.rows(), &self.settings, out),
+            Form::Document(Document::Yaml, _) => doc::write(view.report, out),
+            Form::Document(Document::Metrics, _) => metrics::write(view, out),
+            Form::Document(Document::Check, _) => Ok(()),
+        }
+    }
+
+    /// The file that is written, if it is not standard output.
+    fn file(&self) -> Option<&Path> {
+        match &self.form {
+            Form::Document(_, file) => file.as_deref().filter(|file| *file != Path::new("-")),
+            Form::Table(_) | Form::Json(_) => None,
+        }
     }
 }
 
-/// The table and the check tell of each mount who serves it; the documents tell of every process.
-fn needs(cli: &Cli) -> Needs {
-    match cli.format() {
-        Format::Table => Needs::STATES,
-        Format::Yaml | Format::Json => Needs::REPORT,
-    }
-}
-
-/// Silent where all is healthy, so that it can run from cron.
-fn check(cli: &Cli, report: &Report, voice: Voice) -> Result<Exit> {
-    let unhealthy = check::unhealthy(report);
-    if unhealthy.is_empty() {
-        return Ok(Exit::Done);
-    }
-    notes::tell(report, voice);
-    let mut output = open_output(cli)?;
-    for line in &unhealthy {
-        writeln!(output, "{line}").map_err(|source| write_error(cli, source))?;
-    }
-    output.finish()?;
-    Ok(Exit::Attention)
-}
-
-fn open_output(cli: &Cli) -> Result<Output, DocError> {
-    Output::open(cli.output.output.as_deref())
-}
-
-fn write(cli: &Cli, report: &Report, output: &mut Output) -> Result<(), DocError> {
-    let written = match cli.format() {
-        Format::Table => table::write(report, colour(cli), output),
-        Format::Yaml => doc::write(report, output),
-        Format::Json => doc::write_json(report, output),
+/// The paths that were asked about. Where they are of another namespace, this process's directory means nothing.
+fn paths(cli: &Cli) -> Result<Vec<PathBuf>> {
+    let is_own = cli.pid.is_none() && !cli.all;
+    let absolute = |path: &PathBuf| {
+        ensure!(is_own || path.is_absolute(), "{}: with -p and -A a path has to be absolute", path.display());
+        std::path::absolute(path).with_context(|| format!("cannot make {} absolute", path.display()))
     };
-    written.map_err(|source| write_error(cli, source))
+    cli.paths.iter().map(absolute).collect()
 }
 
-fn colour(cli: &Cli) -> bool {
-    cli.output.output.is_none() && may_colour()
-}
-
-fn write_error(cli: &Cli, source: std::io::Error) -> DocError {
-    let name = match &cli.output.output {
-        Some(path) => path.display().to_string(),
-        None => "standard output".to_owned(),
-    };
+fn write_error(file: Option<&Path>, source: io::Error) -> DocError {
+    let name = file.map_or_else(|| "standard output".to_owned(), |path| path.display().to_string());
     DocError::Write { name, source }
 }

@@ -1,133 +1,115 @@
-//! The table for people.
+//! The table, aligned for people or raw for scripts.
 
-use std::collections::HashMap;
 use std::io::{self, Write};
 
-use autofs_cr_common::doc::Report;
-use autofs_cr_common::doc::report::{Mount, Superblock, Waiter};
-use autofs_cr_common::model::{Device, State};
+use autofs_cr_common::model::State;
+use unicode_width::UnicodeWidthStr;
 
-use crate::waiting;
+use crate::columns::{Column, Settings};
+use crate::view::Row;
 
-/// A row of the table.
-struct Row<'a> {
-    report: &'a Report,
-    mount: &'a Mount,
-    superblock: &'a Superblock,
-    /// What is mounted on it.
-    content: &'a [String],
-    /// How many processes wait on its superblock.
-    waiters: usize,
+/// Up to this width a cell has the others of its column aligned behind it. A longer one pushes aside what is in its own
+/// line alone: nothing is cut off, and one long path does not make every line as long.
+const WIDEST: usize = 64;
+
+/// How a table is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Style {
+    /// With a first line that names the columns.
+    pub head: bool,
+    /// One space between the cells, and none in them.
+    pub raw: bool,
+    /// With colours.
+    pub colour: bool,
 }
 
-/// A column: its head, and what it shows of a row.
-struct Column {
-    head: &'static str,
-    show: fn(&Row<'_>) -> String,
-}
-
-const NAMESPACE: Column = Column { head: "NAMESPACE", show: |row| row.mount.namespace.to_string() };
-
-const COLUMNS: [Column; 7] = [
-    Column { head: "MOUNT POINT", show: |row| row.mount.mount_point.to_string() },
-    Column { head: "TYPE", show: |row| row.superblock.options.mount_type.to_string() },
-    STATE,
-    Column { head: "MASTER", show: master },
-    Column { head: "CONTENT", show: |row| content(row.content) },
-    Column { head: "WAITERS", show: |row| or_dash((row.waiters > 0).then(|| row.waiters.to_string())) },
-    Column { head: "PIPE", show: |row| or_dash(row.superblock.pipe.map(|pipe| pipe.to_string())) },
-];
-
-const STATE: Column = Column { head: STATE_HEAD, show: |row| row.superblock.state.to_string() };
-const STATE_HEAD: &str = "STATE";
-
-/// Writes the table. Nothing at all where there is no autofs mount.
-pub fn write(report: &Report, colour: bool, out: &mut impl Write) -> io::Result<()> {
-    let columns = columns(report);
-    let content = content_by_parent(report);
-    let waiters = waiting::by_device(report);
-    let rows: Vec<Row<'_>> =
-        report.mounts.iter().filter_map(|mount| row(report, mount, &content, &waiters)).collect();
-    if rows.is_empty() {
+/// Writes the table. Nothing at all where there is no mount.
+pub fn write<'a>(
+    rows: impl Iterator<Item = Row<'a>>,
+    columns: &[&Column],
+    settings: &Settings,
+    style: Style,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let mut cells = Cells::default();
+    let mut states = Vec::new();
+    for row in rows {
+        states.push(row.superblock.state);
+        for column in columns {
+            let value = (column.value)(&row, settings);
+            match style.raw {
+                true => cells.add(&value.as_word()),
+                false => cells.add(&value),
+            }
+        }
+    }
+    if states.is_empty() {
         return Ok(());
     }
-    let mut cells: Vec<Vec<String>> = vec![columns.iter().map(|column| column.head.to_owned()).collect()];
-    cells.extend(rows.iter().map(|row| columns.iter().map(|column| (column.show)(row)).collect()));
-    let widths: Vec<usize> = (0..columns.len()).map(|at| widest(&cells, at)).collect();
-    let states = std::iter::once(None).chain(rows.iter().map(|row| Some(row.superblock.state)));
-    for (line, state) in cells.iter().zip(states) {
-        write_line(line, &columns, &widths, state.filter(|_| colour), out)?;
+    let widths: Vec<usize> = (0..columns.len()).map(|at| cells.width(at, columns, style)).collect();
+    if style.head {
+        let heads = columns.iter().map(|column| (column.name, ""));
+        write_line(heads, &widths, style, out)?;
+    }
+    for (line, state) in states.into_iter().enumerate() {
+        let cells = columns.iter().enumerate().map(|(at, column)| {
+            let is_coloured = style.colour && column.name == "STATE";
+            (cells.get(line * columns.len() + at), if is_coloured { colour_of(state) } else { "" })
+        });
+        write_line(cells, &widths, style, out)?;
     }
     Ok(())
 }
 
-fn columns(report: &Report) -> Vec<&'static Column> {
-    let namespace = (report.namespaces.len() > 1).then_some(&NAMESPACE);
-    namespace.into_iter().chain(&COLUMNS).collect()
+/// The texts of all cells, in one piece of memory: a large table has hundreds of thousands.
+#[derive(Default)]
+struct Cells {
+    text: String,
+    ends: Vec<usize>,
 }
 
-type ContentOf = HashMap<u64, Vec<String>>;
-
-fn content_by_parent(report: &Report) -> ContentOf {
-    let mut by_parent = ContentOf::new();
-    for content in &report.content {
-        let shown = format!("{} {}", content.fstype, content.mount_point);
-        by_parent.entry(content.parent).or_default().push(shown);
+impl Cells {
+    fn add(&mut self, value: &impl std::fmt::Display) {
+        use std::fmt::Write;
+        // Writing to a string cannot fail.
+        let _ = write!(self.text, "{value}");
+        self.ends.push(self.text.len());
     }
-    by_parent
-}
 
-fn row<'a>(
-    report: &'a Report,
-    mount: &'a Mount,
-    content: &'a ContentOf,
-    waiters: &HashMap<Device, Vec<&Waiter>>,
-) -> Option<Row<'a>> {
-    let superblock = report.superblock(mount.device)?;
-    let content = content.get(&mount.id).map_or(&[][..], Vec::as_slice);
-    let waiters = waiters.get(&mount.device).map_or(0, Vec::len);
-    Some(Row { report, mount, superblock, content, waiters })
-}
+    fn get(&self, at: usize) -> &str {
+        let start = if at == 0 { 0 } else { self.ends[at - 1] };
+        &self.text[start..self.ends[at]]
+    }
 
-fn master(row: &Row<'_>) -> String {
-    let process = row.superblock.master.and_then(|pid| row.report.process(pid));
-    or_dash(process.map(|process| format!("{}[{}]", process.command, process.pid)))
-}
-
-/// The first one, and how many more there are.
-fn content(mounted: &[String]) -> String {
-    match mounted {
-        [] => or_dash(None),
-        [one] => one.clone(),
-        [first, more @ ..] => format!("{first} (+{})", more.len()),
+    /// How wide a column is; the last one of a line needs no width.
+    fn width(&self, column: usize, columns: &[&Column], style: Style) -> usize {
+        if style.raw || column + 1 == columns.len() {
+            return 0;
+        }
+        let head = if style.head { columns[column].name.len() } else { 0 };
+        let cells = (column..self.ends.len()).step_by(columns.len()).map(|at| self.get(at));
+        cells.map(width).filter(|width| *width <= WIDEST).fold(head, usize::max)
     }
 }
 
-fn or_dash(text: Option<String>) -> String {
-    text.unwrap_or_else(|| "-".to_owned())
-}
-
-fn widest(cells: &[Vec<String>], column: usize) -> usize {
-    cells.iter().map(|line| width(&line[column])).max().unwrap_or(0)
-}
-
+/// How many places a text takes on a terminal.
 fn width(text: &str) -> usize {
-    text.chars().count()
+    if text.is_ascii() { text.len() } else { text.width() }
 }
 
-fn write_line(
-    cells: &[String],
-    columns: &[&Column],
+/// Writes cells, each with its colour.
+fn write_line<'a>(
+    cells: impl Iterator<Item = (&'a str, &'a str)>,
     widths: &[usize],
-    state: Option<State>,
+    style: Style,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    for (at, cell) in cells.iter().enumerate() {
-        let colour = state.filter(|_| columns[at].head == STATE_HEAD).map(colour_of);
-        let (on, off) = colour.map_or(("", ""), |on| (on, "\x1b[0m"));
-        write!(out, "{on}{cell}{off}")?;
-        if at + 1 < cells.len() {
-            write!(out, "{:1$}", "", widths[at] - width(cell) + 2)?;
+    let gap = if style.raw { 1 } else { 2 };
+    for (at, (cell, colour)) in cells.enumerate() {
+        let off = if colour.is_empty() { "" } else { "\x1b[0m" };
+        write!(out, "{colour}{cell}{off}")?;
+        if at + 1 < widths.len() {
+            write!(out, "{:1$}", "", widths[at].saturating_sub(width(cell)) + gap)?;
         }
     }
     writeln!(out)
@@ -139,4 +121,10 @@ fn colour_of(state: State) -> &'static str {
         State::Delegated | State::Unknown => "\x1b[33m",
         State::Orphaned | State::Catatonic => "\x1b[31m",
     }
+}
+
+/// Writes the names of all columns, and what they show.
+pub fn list(columns: &[Column], out: &mut impl Write) -> io::Result<()> {
+    let widest = columns.iter().map(|column| column.name.len()).max().unwrap_or(0);
+    columns.iter().try_for_each(|column| writeln!(out, "{:>widest$}  {}", column.name, column.help))
 }

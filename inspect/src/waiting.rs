@@ -1,15 +1,18 @@
 //! What is said of those who wait.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Component;
 
-use autofs_cr_common::advice;
 use autofs_cr_common::doc::Report;
-use autofs_cr_common::doc::report::{Mount, Process, RequestKind, Waiter, WaiterRole};
+use autofs_cr_common::doc::report::{Mount, Process, Request, RequestKind, Waiter, WaiterRole};
 use autofs_cr_common::model::{Device, Pid, State, TextPath};
+
+use crate::span::Span;
+use crate::users::Users;
 
 /// How the wait of a thread can end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,59 +30,116 @@ pub enum Outlook<'a> {
 /// A waiter, on which mount it waits, and what comes of it.
 pub struct Waiting<'a> {
     pub waiter: &'a Waiter,
-    mount: Option<&'a Mount>,
-    /// A process in the mount namespace of that mount, if that is another one than the own.
-    process: Option<Pid>,
+    pub mount: Option<&'a Mount>,
     pub outlook: Outlook<'a>,
+    /// How long it has waited, if the kernel tells.
+    pub span: Option<Span>,
+    user: String,
 }
 
-/// All waiters of a report, in its order. `own` is the mount namespace of this process.
-pub fn all(report: &Report, own: Option<u64>) -> Vec<Waiting<'_>> {
+/// All waiters of a report, in its order. `now` is the time in seconds since 1970.
+pub fn all<'a>(report: &'a Report, users: &Users, now: u64) -> Vec<Waiting<'a>> {
+    if report.waiters.is_empty() {
+        return Vec::new();
+    }
     let mut mounts: HashMap<Device, Vec<&Mount>> = HashMap::new();
     for mount in &report.mounts {
         mounts.entry(mount.device).or_default().push(mount);
     }
     let waiting = |waiter| {
         let mount = mount_of(waiter, &mounts);
-        let namespace = |mount: &Mount| report.namespaces.iter().find(|found| found.id == mount.namespace);
-        let other = mount.and_then(namespace).filter(|namespace| Some(namespace.id) != own);
-        let process = other.map(|namespace| namespace.process);
-        Waiting { waiter, mount, process, outlook: outlook(report, waiter, mount) }
+        let outlook = outlook(report, waiter, mount);
+        let span = waiter.since.map(|since| Span::between(since, now));
+        Waiting { waiter, mount, outlook, span, user: users.name(waiter.uid) }
     };
     report.waiters.iter().map(waiting).collect()
 }
 
-/// The processes that wait on each superblock, each once.
-pub fn by_device(report: &Report) -> HashMap<Device, Vec<&Waiter>> {
-    let mut found: HashMap<Device, Vec<&Waiter>> = HashMap::new();
-    for waiter in &report.waiters {
-        let Some(device) = waiter.device else { continue };
-        let processes = found.entry(device).or_default();
-        if processes.last().is_none_or(|last| last.pid != waiter.pid) {
-            processes.push(waiter);
-        }
-    }
-    found
+/// The processes that wait on a superblock, each once, by pid.
+pub fn processes<'a, 'b>(waits: &'b [&'b Waiting<'a>]) -> Vec<&'b Waiting<'a>> {
+    let mut processes = waits.to_vec();
+    processes.dedup_by_key(|waiting| waiting.waiter.pid);
+    processes
 }
 
 /// `2 processes wait: ls[123], cat[124]`.
-pub fn list(processes: &[&Waiter]) -> String {
-    let names: Vec<String> = processes.iter().map(|waiter| name(&waiter.command, waiter.pid)).collect();
+pub fn list(waits: &[&Waiting<'_>]) -> String {
+    let processes = processes(waits);
+    let names: Vec<String> = processes.iter().map(|waiting| waiting.name()).collect();
     let count =
         if names.len() == 1 { "1 process waits".into() } else { format!("{} processes wait", names.len()) };
     format!("{count}: {}", names.join(", "))
 }
 
-fn name(command: &TextPath, pid: Pid) -> String {
+/// The longest of some waits, as far as known.
+pub fn longest<'a, 'b: 'a>(waits: impl IntoIterator<Item = &'a Waiting<'b>>) -> Option<Span> {
+    waits.into_iter().filter_map(|waiting| waiting.span).max()
+}
+
+/// A process as messages name it.
+pub fn name(command: &TextPath, pid: Pid) -> String {
     format!("{command}[{pid}]")
 }
 
-/// Of several mounts that show the superblock, the one that the path leads through.
+/// What a request asks for, in a word.
+pub fn kind(kind: RequestKind) -> &'static str {
+    match kind {
+        RequestKind::Mount => "mount",
+        RequestKind::Expire => "expire",
+    }
+}
+
+/// A request that nobody has read, in a few words. Its process has the id that the master would read.
+pub fn request(request: &Request) -> String {
+    let kind = kind(request.kind);
+    let name = request.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+    format!("{kind}{name} for process {} of user {}", request.tgid, request.uid)
+}
+
+impl Waiting<'_> {
+    /// Its process.
+    pub fn name(&self) -> String {
+        name(&self.waiter.command, self.waiter.pid)
+    }
+
+    /// Who waits, for how long, for what, and in which role: all but the mount.
+    pub fn brief(&self) -> String {
+        let mut brief = self.who();
+        // Writing to a string cannot fail.
+        if let Some(span) = self.span {
+            let _ = write!(brief, ", {span}");
+        }
+        if let Some(path) = &self.waiter.path {
+            let _ = write!(brief, ", for {path}");
+        }
+        brief + role_words(self.waiter.role)
+    }
+
+    fn who(&self) -> String {
+        let Waiter { pid, tid, command, .. } = self.waiter;
+        match pid == tid {
+            true => format!("{command}[{pid}] of {}", self.user),
+            false => format!("{command}[{pid}, thread {tid}] of {}", self.user),
+        }
+    }
+}
+
+fn role_words(role: WaiterRole) -> &'static str {
+    match role {
+        WaiterRole::First => " (asked first)",
+        WaiterRole::Joined => " (joined)",
+        WaiterRole::Expire => " (in an expire)",
+        WaiterRole::Unknown => "",
+    }
+}
+
+/// Of several mounts that show the superblock, the one in the waiter's namespace that the path leads through.
 fn mount_of<'a>(waiter: &Waiter, mounts: &HashMap<Device, Vec<&'a Mount>>) -> Option<&'a Mount> {
     let shown = mounts.get(&waiter.device?)?;
+    let is_here = |mount: &Mount| waiter.namespace == Some(mount.namespace);
     let on_the_way =
-        |mount: &&&Mount| waiter.path.as_ref().is_some_and(|path| path.starts_with(&mount.mount_point));
-    shown.iter().find(on_the_way).or_else(|| shown.first()).copied()
+        |mount: &Mount| waiter.path.as_ref().is_some_and(|path| path.starts_with(&mount.mount_point));
+    shown.iter().max_by_key(|mount| (is_here(mount), on_the_way(mount), Reverse(mount.id))).copied()
 }
 
 fn outlook<'a>(report: &'a Report, waiter: &Waiter, mount: Option<&Mount>) -> Outlook<'a> {
@@ -122,40 +182,27 @@ fn key<'a>(waiter: &'a Waiter, mount: Option<&Mount>) -> Option<&'a OsStr> {
 
 impl fmt::Display for Waiting<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Waiter { pid, tid, command, path, role, .. } = self.waiter;
-        match pid == tid {
-            true => write!(f, "{command}[{pid}] waits on ")?,
-            false => write!(f, "{command}[{pid}, thread {tid}] waits on ")?,
+        match self.span {
+            Some(span) => write!(f, "{} has waited {span} on ", self.who())?,
+            None => write!(f, "{} waits on ", self.who())?,
         }
         match self.mount {
             Some(mount) => write!(f, "{}", mount.mount_point)?,
             None => f.write_str("an autofs mount that could not be told")?,
         }
-        if let Some(path) = path {
+        if let Some(path) = &self.waiter.path {
             write!(f, " for {path}")?;
         }
-        f.write_str(match role {
-            WaiterRole::First => " (asked first)",
-            WaiterRole::Joined => " (joined)",
-            WaiterRole::Expire => " (in an expire)",
-            WaiterRole::Unknown => "",
-        })?;
-        match (self.outlook, self.mount) {
-            (Outlook::MasterGone, Some(mount)) => {
-                write!(
-                    f,
-                    "; its master is gone: free it with {}",
-                    advice::free(self.process, &mount.mount_point)
-                )
-            }
-            (Outlook::MasterGone, None) => f.write_str("; its master is gone"),
-            (Outlook::Read(master), _) => {
+        f.write_str(role_words(self.waiter.role))?;
+        match self.outlook {
+            Outlook::MasterGone => f.write_str("; its master is gone"),
+            Outlook::Read(master) => {
                 write!(f, ": {} has read the request and not answered yet", name(&master.command, master.pid))
             }
-            (Outlook::Unread(master), _) => {
+            Outlook::Unread(master) => {
                 write!(f, ": {} has not read the request yet", name(&master.command, master.pid))
             }
-            (Outlook::Unclear, _) => Ok(()),
+            Outlook::Unclear => Ok(()),
         }
     }
 }
@@ -181,7 +228,7 @@ content: []
 requests:
 - {pipe: 9, device: "0:45", kind: mount, token: 1, inode: 1, uid: 0, gid: 0, pid: 60, tgid: 60, name: a}
 waiters:
-- {pid: 60, tid: 60, start_time: 1, command: cat, uid: 0, role: first, device: "0:45", path: /net/a/x}
+- {pid: 60, tid: 60, start_time: 1, command: cat, uid: 0, role: first, device: "0:45", path: /net/a/x, since: 58}
 - {pid: 61, tid: 61, start_time: 1, command: ls, uid: 0, role: joined, device: "0:45", path: /copy/b}
 - {pid: 62, tid: 62, start_time: 1, command: ls, uid: 0, role: expire, device: "0:45", path: /net/a}
 - {pid: 63, tid: 63, start_time: 1, command: ls, uid: 0, role: joined, device: "0:46"}
@@ -193,16 +240,17 @@ waiters:
     #[test]
     fn each_waiter_is_told_what_comes_of_it() {
         let report: Report = autofs_cr_common::doc::parse(REPORT.as_bytes(), "a report").expect("valid");
-        let told: Vec<String> = all(&report, None).iter().map(ToString::to_string).collect();
+        let told: Vec<String> =
+            all(&report, &Users::default(), 100).iter().map(ToString::to_string).collect();
         assert_eq!(
             told,
             [
-                "cat[60] waits on /net for /net/a/x (asked first): automount[50] has not read the request yet",
-                "ls[61] waits on /copy for /copy/b (joined): automount[50] has read the request and not answered yet",
-                "ls[62] waits on /net for /net/a (in an expire): automount[50] has read the request and not answered yet",
-                "ls[63] waits on /data (joined); its master is gone: free it with autofs-fixup --free /data",
-                "ls[63, thread 64] waits on /data for /data (asked first); its master is gone: free it with autofs-fixup --free /data",
-                "df[65] waits on an autofs mount that could not be told",
+                "cat[60] of 0 has waited 42s on /net for /net/a/x (asked first): automount[50] has not read the request yet",
+                "ls[61] of 0 waits on /copy for /copy/b (joined): automount[50] has read the request and not answered yet",
+                "ls[62] of 0 waits on /net for /net/a (in an expire): automount[50] has read the request and not answered yet",
+                "ls[63] of 0 waits on /data (joined); its master is gone",
+                "ls[63, thread 64] of 0 waits on /data for /data (asked first); its master is gone",
+                "df[65] of 0 waits on an autofs mount that could not be told",
             ]
         );
     }
@@ -210,8 +258,11 @@ waiters:
     #[test]
     fn a_process_with_several_threads_counts_once() {
         let report: Report = autofs_cr_common::doc::parse(REPORT.as_bytes(), "a report").expect("valid");
-        let processes = by_device(&report);
-        let list_of = |minor| list(&processes[&Device::anonymous(minor)]);
+        let all = all(&report, &Users::default(), 100);
+        let list_of = |minor| {
+            let on_it = |waiting: &&Waiting<'_>| waiting.waiter.device == Some(Device::anonymous(minor));
+            list(&all.iter().filter(on_it).collect::<Vec<_>>())
+        };
         assert_eq!(list_of(46), "1 process waits: ls[63]");
         assert_eq!(list_of(45), "3 processes wait: cat[60], ls[61], ls[62]");
     }

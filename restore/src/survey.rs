@@ -53,6 +53,7 @@ pub fn of_fresh(proc: &Proc, image: &Image) -> anyhow::Result<Survey> {
         content: Vec::new(),
         requests: Vec::new(),
         waiters: Vec::new(),
+        unseen_threads: 0,
         strangers: Vec::new(),
     };
     let numbers = numbers(proc, image, &report, None)?;

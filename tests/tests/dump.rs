@@ -406,11 +406,9 @@ fn the_same_state_gives_the_same_bytes_from_a_report_and_from_a_scan() -> Result
     sandbox.touch(sandbox.path("d"))?;
     let scanned = image_text(&Tool::dump().target(&sandbox).run());
     assert_eq!(image_text(&Tool::dump().target(&sandbox).run()), scanned);
-    for format in ["yaml", "json"] {
-        let inspect = Tool::inspect().target(&sandbox).args(["-f", format]);
-        let (_, piped) = inspect.pipe(Tool::dump().args(["-i", "-"]));
-        assert_eq!(image_text(&piped), scanned, "{format}");
-    }
+    let inspect = Tool::inspect().target(&sandbox).args(["-f", "yaml"]);
+    let (_, piped) = inspect.pipe(Tool::dump().args(["-i", "-"]));
+    assert_eq!(image_text(&piped), scanned);
     // Inside, from the namespace of the tools themselves.
     let (_, piped) = Tool::inspect()
         .inside(&sandbox)

@@ -148,7 +148,7 @@ fn what_another_user_is_told_is_the_same_from_the_check_and_from_the_report() ->
     assert_eq!(find(&report, &sandbox, "d").state, State::Unknown);
     let check = inspect().arg("--check").run().assert_code(3);
     for name in ["d", "i", "catatonic"] {
-        let line = format!("{}: {}\n", sandbox.path(name).display(), find(&report, &sandbox, name).reason);
+        let line = format!("{}: {}", sandbox.path(name).display(), find(&report, &sandbox, name).reason);
         check.stdout.contains(&line).then_some(()).with_context(|| format!("'{line}' is not in {check}"))?;
     }
     Ok(())

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use autofs_cr_common::doc::{self, Report};
 use autofs_cr_common::masters::MasterKind;
-use autofs_cr_common::model::{Device, FdFlags, Pid, State};
+use autofs_cr_common::model::{Device, FdFlags, Pid, RunsIn, State, TextPath};
 use autofs_cr_tests::guard::alone;
 use autofs_cr_tests::machine::{Automount, Machine};
 use autofs_cr_tests::require;
@@ -782,4 +782,38 @@ fn a_unit_whose_mount_was_detached_has_to_be_restarted_and_restore_says_so() -> 
     assert_serves(&machine, &other);
     machine.assert_nothing_blocked();
     machine.close()
+}
+
+#[test]
+fn a_report_says_in_which_machine_and_in_which_unit_a_master_and_a_namespace_are() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Machine);
+    let (_turn, machine) = boot()?;
+    let _automount = Automount::start(&machine, "/data", "/srv/a", 0)?;
+    machine.unit(
+        "private.service",
+        "[Service]\nType=exec\nPrivateTmp=yes\nExecStart=/usr/bin/sleep infinity\n",
+    )?;
+    machine.reload();
+    machine.systemctl(["start", "private.service"]).assert_success();
+
+    let outside = report(Tool::inspect().target(&machine));
+    let in_init = place(Some(machine.name()), "init.scope");
+    assert_eq!(outside.process(machine.pid()).context("systemd")?.runs_in, in_init);
+    assert_eq!(outside.namespaces[0].runs_in, in_init);
+
+    let all = report(Tool::inspect().arg("-A"));
+    let in_service = place(Some(machine.name()), "private.service");
+    assert!(all.namespaces.iter().any(|namespace| namespace.runs_in == in_service), "{:?}", all.namespaces);
+
+    // From inside of its control group namespace there is no machine to be seen.
+    let inspect = program("autofs-inspect").display().to_string();
+    let inside = report(machine.command("nsenter").args(["--target=1", "--cgroup", &inspect]));
+    let systemd = inside.process(Pid::new(1).context("1")?).context("systemd")?;
+    assert_eq!(systemd.runs_in, place(None, "init.scope"));
+    machine.close()
+}
+
+fn place(container: Option<&str>, unit: &str) -> RunsIn {
+    let text = |text: &str| TextPath::from_bytes(text.as_bytes().to_vec());
+    RunsIn { container: container.map(text), unit: Some(text(unit)) }
 }

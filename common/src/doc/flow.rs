@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::ser::Formatter;
 
-/// Writes `document`, which must be a struct whose fields are strings, lists or structs.
+/// Writes `document`, which must be a struct whose fields are strings, lists, structs or of type `u64`.
 pub fn write(document: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
     document.serialize(&mut serde_json::Serializer::with_formatter(&mut *out, Flow::default()))?;
     out.write_all(b"\n")
@@ -206,6 +206,11 @@ impl Formatter for Flow {
     }
 
     // Keys are the names of struct fields, which need no quotes; all other strings have them.
+    fn write_u64<W: Write + ?Sized>(&mut self, out: &mut W, value: u64) -> io::Result<()> {
+        let space = if self.depth == 1 { " " } else { "" };
+        write!(out, "{space}{value}")
+    }
+
     fn begin_string<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
         match (self.in_key, self.depth) {
             (true, _) => Ok(()),
@@ -221,10 +226,26 @@ impl Formatter for Flow {
 
 #[cfg(test)]
 mod tests {
-    use super::to_json;
+    use serde::Serialize;
+
+    use super::{to_json, write};
 
     fn json(text: &str) -> Option<String> {
         to_json(text).map(|json| String::from_utf8(json).expect("UTF-8"))
+    }
+
+    #[test]
+    fn every_kind_of_field_stands_on_its_line() {
+        #[derive(Serialize)]
+        struct Document {
+            text: &'static str,
+            number: u64,
+            list: [u64; 2],
+            empty: [u64; 0],
+        }
+        let mut written = Vec::new();
+        write(&Document { text: "a", number: 7, list: [1, 2], empty: [] }, &mut written).expect("written");
+        assert_eq!(written, b"text: \"a\"\nnumber: 7\nlist:\n- 1\n- 2\nempty: []\n");
     }
 
     #[test]

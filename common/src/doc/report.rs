@@ -3,11 +3,15 @@
 //! Process ids are those that the writer sees; `ids` and `group_ids` go on to the process's own pid
 //! namespace, as `NSpid` and `NSpgid` of /proc/PID/status do.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::format::{Format, Kind};
 use crate::masters::MasterKind;
 use crate::model::{Device, FdFlags, Options, Pid, Propagation, State, TextPath};
+
+pub use crate::model::RunsIn;
 
 /// A report. All lists are sorted, so that equal states give equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,10 +38,17 @@ pub struct Report {
     /// such a list.
     #[serde(default)]
     pub waiters: Vec<Waiter>,
+    /// How many threads are blocked, and it could not be seen what they wait for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unseen_threads: u64,
     /// The processes whose requests fail, as their master cannot see them, by pid. Absent in a report that was made
     /// before there was such a list.
     #[serde(default)]
     pub strangers: Vec<Stranger>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Kind for Report {
@@ -60,25 +71,6 @@ pub struct Namespace {
     /// Where that process runs.
     #[serde(default, skip_serializing_if = "RunsIn::is_unknown")]
     pub runs_in: RunsIn,
-}
-
-/// What a process belongs to, as its control group tells (/proc/PID/cgroup).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RunsIn {
-    /// The container: a machine of systemd-nspawn by its name, others by the id that their runtime gave.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub container: Option<TextPath>,
-    /// The systemd unit, of the container if it is in one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unit: Option<TextPath>,
-}
-
-impl RunsIn {
-    /// For serde: not worth writing.
-    pub fn is_unknown(&self) -> bool {
-        self.container.is_none() && self.unit.is_none()
-    }
 }
 
 /// A process that has to do with an autofs mount.
@@ -252,6 +244,16 @@ pub enum CopyFault {
     Stale,
 }
 
+impl CopyFault {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Severed => "severed",
+            Self::Stale => "stale",
+        }
+    }
+}
+
 /// What an autofs mount is mounted on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -350,7 +352,11 @@ pub struct Waiter {
     /// not be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<TextPath>,
-    /// Since when it waits, in seconds since 1970; absent if the kernel does not tell.
+    /// The mount namespace that it is in; absent in a report that was made before that was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<u64>,
+    /// Since when it waits, in seconds since 1970; absent if the kernel does not tell. It can have waited a little
+    /// longer: the clock of its processor leaves out interrupts and the time of other virtual machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
 }
@@ -387,6 +393,20 @@ pub enum WaiterRole {
 }
 
 impl Report {
+    /// Forgets all mounts but these, with all that is only about those that go.
+    pub fn keep_mounts(&mut self, stays: impl Fn(&Mount) -> bool) {
+        self.mounts.retain(stays);
+        let ids: HashSet<u64> = self.mounts.iter().map(|mount| mount.id).collect();
+        let devices: HashSet<Device> = self.mounts.iter().map(|mount| mount.device).collect();
+        self.superblocks.retain(|superblock| devices.contains(&superblock.device));
+        self.content.retain(|content| ids.contains(&content.parent));
+        self.requests.retain(|request| devices.contains(&request.device));
+        self.waiters.retain(|waiter| waiter.device.is_some_and(|device| devices.contains(&device)));
+        let masters: HashSet<Pid> =
+            self.superblocks.iter().filter_map(|superblock| superblock.master).collect();
+        self.strangers.retain(|stranger| masters.contains(&stranger.master));
+    }
+
     /// The threads that wait on this superblock.
     pub fn waiters_on(&self, device: Device) -> impl Iterator<Item = &Waiter> {
         self.waiters.iter().filter(move |waiter| waiter.device == Some(device))

@@ -35,7 +35,7 @@ impl Known for Automount {
     }
 
     /// A restart connects what is there in place.
-    fn restart(&self, _: &TextPath) -> Option<String> {
+    fn restart(&self, _: &[&TextPath]) -> Option<String> {
         Some("systemctl restart autofs".to_owned())
     }
 

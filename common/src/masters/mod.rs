@@ -48,8 +48,8 @@ trait Known: Sync {
     /// Whether it can be started by `autofs-fixup --exec`.
     fn can_be_started(&self) -> bool;
 
-    /// The command by which an admin has it make this mount anew and serve it, as it is typed where it runs.
-    fn restart(&self, mount_point: &TextPath) -> Option<String>;
+    /// The command by which an admin has it make these mounts anew and serve them, as it is typed where it runs.
+    fn restart(&self, mount_points: &[&TextPath]) -> Option<String>;
 
     /// How an admin has it make a mount anew that cannot be replaced under it, for a message.
     fn renew(&self) -> Option<&'static str> {
@@ -92,10 +92,10 @@ impl MasterKind {
         self.known().can_be_started()
     }
 
-    /// The command by which an admin has the master make this mount anew and serve it, as it is typed
+    /// The command by which an admin has the master make these mounts anew and serve them, as it is typed
     /// where the master runs; `None` if that is not known.
-    pub fn restart(self, mount_point: &TextPath) -> Option<String> {
-        self.known().restart(mount_point)
+    pub fn restart(self, mount_points: &[&TextPath]) -> Option<String> {
+        self.known().restart(mount_points)
     }
 
     /// How an admin has the master make a mount anew that cannot be replaced under it, for a message.
@@ -126,7 +126,8 @@ mod tests {
 
     #[test]
     fn a_unit_is_restarted_by_its_name() {
-        let restart = |place: &str| MasterKind::Systemd.restart(&TextPath::from_bytes(place.into()));
+        let place = |text: &str| TextPath::from_bytes(text.into());
+        let restart = |text: &str| MasterKind::Systemd.restart(&[&place(text)]);
         assert_eq!(restart("/data").as_deref(), Some("systemctl restart data.automount"));
         // Quoted, as the shell takes backslashes away.
         assert_eq!(restart("/a-b/c d").as_deref(), Some(r"systemctl restart 'a\x2db-c\x20d.automount'"));
@@ -134,5 +135,7 @@ mod tests {
             restart("/.hidden/ü").as_deref(),
             Some(r"systemctl restart '\x2ehidden-\xc3\xbc.automount'")
         );
+        let both = MasterKind::Systemd.restart(&[&place("/a"), &place("/")]);
+        assert_eq!(both.as_deref(), Some("systemctl restart a.automount -.automount"));
     }
 }

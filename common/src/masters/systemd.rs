@@ -30,9 +30,12 @@ impl Known for Systemd {
         false
     }
 
-    fn restart(&self, mount_point: &TextPath) -> Option<String> {
-        let unit = format!("{}.automount", escape(mount_point.as_bytes()));
-        Some(format!("systemctl restart {}", shell_word(&unit)))
+    fn restart(&self, mount_points: &[&TextPath]) -> Option<String> {
+        let units = mount_points.iter().map(|mount_point| {
+            let unit = format!("{}.automount", escape(mount_point.as_bytes()));
+            format!(" {}", shell_word(unit.as_bytes()))
+        });
+        Some(format!("systemctl restart{}", units.collect::<String>()))
     }
 }
 

@@ -24,7 +24,7 @@ impl Known for Unknown {
         true
     }
 
-    fn restart(&self, _: &TextPath) -> Option<String> {
+    fn restart(&self, _: &[&TextPath]) -> Option<String> {
         None
     }
 }

@@ -6,6 +6,7 @@ mod options;
 mod path;
 mod pid;
 mod propagation;
+mod runs_in;
 mod state;
 
 pub use device::{Device, ParseDeviceError};
@@ -14,4 +15,5 @@ pub use options::{KernelPipe, MountType, Options, ParseOptionsError, SuperOption
 pub use path::{ParsePathError, TextPath};
 pub use pid::{ParsePidError, Pid};
 pub use propagation::{ParsePropagationError, Propagation};
+pub use runs_in::RunsIn;
 pub use state::State;

@@ -25,16 +25,25 @@ impl State {
     pub fn is_served(self) -> bool {
         matches!(self, Self::Connected | Self::Delegated)
     }
-}
 
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+    /// All states, the best first.
+    pub const ALL: [Self; 5] =
+        [Self::Connected, Self::Delegated, Self::Orphaned, Self::Catatonic, Self::Unknown];
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::Connected => "connected",
             Self::Delegated => "delegated",
             Self::Orphaned => "orphaned",
             Self::Catatonic => "catatonic",
             Self::Unknown => "unknown",
-        })
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }

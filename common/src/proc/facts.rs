@@ -16,6 +16,10 @@ pub struct Stat {
     pub threads: u64,
     /// When the process started, in clock ticks since boot.
     pub start_time: u64,
+    /// Its flags (`PF_*` in include/linux/sched.h).
+    pub flags: u64,
+    /// The processor that it ran on last.
+    pub processor: Option<u32>,
 }
 
 impl Stat {
@@ -34,12 +38,20 @@ impl Stat {
             group: std::str::from_utf8(field(5)?).ok()?.parse().ok()?,
             threads: parse_number(field(20)?)?,
             start_time: parse_number(field(22)?)?,
+            flags: parse_number(field(9)?)?,
+            processor: field(39).and_then(parse_number).and_then(|number| u32::try_from(number).ok()),
         })
     }
 
     /// It has ended, and its parent has not asked for its exit code yet.
     pub fn is_dead(&self) -> bool {
         matches!(self.state, b'Z' | b'X')
+    }
+
+    /// It is a part of the kernel.
+    pub fn is_kernel_thread(&self) -> bool {
+        const PF_KTHREAD: u64 = 0x0020_0000;
+        self.flags & PF_KTHREAD != 0
     }
 
     /// It waits, and only what it waits for or SIGKILL ends that.

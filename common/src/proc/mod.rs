@@ -5,9 +5,11 @@
 //! an autofs mount starts a mount and can hang for ever.
 
 mod absence;
+mod cgroup;
 mod descriptors;
 mod facts;
 pub mod mountinfo;
+mod schedule;
 mod thread;
 
 use std::fs::File;
@@ -18,10 +20,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatxFlags, openat, readlinkat, readlinkat_raw, statx};
 
 use crate::model::{Device, Pid};
+use crate::sys;
 
 pub use absence::{Absence, absence};
 pub use descriptors::{Descriptors, FdInfo, Target};
 pub use facts::{Stat, Status};
+pub use schedule::SchedulerClocks;
 pub use thread::Syscall;
 
 /// Bytes of directory entries that are read at once.
@@ -82,6 +86,11 @@ impl Proc {
         self.named("self")
     }
 
+    /// The directory of the thread that calls.
+    pub fn this_thread(&self) -> io::Result<ProcessDir> {
+        self.named("thread-self")
+    }
+
     fn named(&self, name: &str) -> io::Result<ProcessDir> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(ProcessDir { dir: openat(&self.dir, name, flags, Mode::empty())? })
@@ -118,6 +127,20 @@ impl ProcessDir {
     /// The inode number of its pid namespace.
     pub fn pid_namespace(&self) -> io::Result<u64> {
         self.namespace("ns/pid")
+    }
+
+    /// The inode numbers of its pid namespace and of those above that, as far as they are not above the reader's own.
+    pub fn pid_namespaces(&self) -> io::Result<Vec<u64>> {
+        let mut namespace = self.open("ns/pid", OFlags::RDONLY)?;
+        let mut found = vec![rustix::fs::fstat(&namespace)?.st_ino];
+        loop {
+            namespace = match sys::namespace::parent(&namespace) {
+                Ok(above) => above,
+                Err(error) if absence(&error) == Some(Absence::NotVisible) => return Ok(found),
+                Err(error) => return Err(error),
+            };
+            found.push(rustix::fs::fstat(&namespace)?.st_ino);
+        }
     }
 
     /// Where its root directory is, from the root of the reader.

@@ -11,6 +11,7 @@
 //! | 3. the state of each superblock | `judge.rs` | `stat` of all, where something is not served |
 //! | 4. requests that wait unread | `requests.rs` | the pipes themselves, by tee(2) |
 //! | 5. who waits, on which mount, for what | `waiters.rs`, `asked.rs`, `memory.rs` | of the threads that wait in autofs `stat`, `wchan`, `stack`, `syscall`, `status`, `mountinfo`, and the path in their memory |
+//! | 6. who cannot be served | `strangers.rs` | where a master is in a pid namespace below the reader's: `ns/*` of all |
 //!
 //! Nothing here walks a path onto a mount: a touch starts a mount and can hang for ever.
 
@@ -21,6 +22,7 @@ mod judge;
 mod memory;
 mod needs;
 mod requests;
+mod strangers;
 mod tables;
 mod threads;
 mod tree;
@@ -33,7 +35,7 @@ use holders::Holders;
 pub use needs::{Needs, Processes, Waiting};
 use tables::Tables;
 
-use crate::doc::report::{Request, Superblock, Waiter};
+use crate::doc::report::{Request, Stranger, Superblock};
 use crate::doc::{Format, Report};
 use crate::model::{Device, Pid, State};
 use crate::proc::Proc;
@@ -145,15 +147,27 @@ impl<'a> Look<'a> {
         orphaned.map(|superblock| (superblock.device, superblock.pipe)).collect()
     }
 
+    /// Adds in which containers and units it all is.
+    fn add_whereabouts(&mut self) {
+        let proc = self.census.proc;
+        for namespace in &mut self.tables.namespaces {
+            namespace.runs_in = proc.runs_in(namespace.process, namespace.start_time);
+        }
+        for process in &mut self.holders.processes {
+            process.runs_in = proc.runs_in(process.pid, process.start_time);
+        }
+    }
+
     /// Adds what waits for an answer.
     fn report(mut self, waiting: Waiting) -> Report {
+        self.add_whereabouts();
         let requests = match waiting {
             Waiting::Nothing => Vec::new(),
             _ => requests::waiting(self.census.proc, &self.holders, &mut self.hidden),
         };
-        let waiters = match waiting {
-            Waiting::Threads => self.waiters(&requests),
-            _ => Vec::new(),
+        let (found, strangers) = match waiting {
+            Waiting::Threads => (self.waiters(&requests), self.strangers()),
+            _ => Default::default(),
         };
         Report {
             format: Format::CURRENT,
@@ -164,12 +178,13 @@ impl<'a> Look<'a> {
             mounts: self.tables.mounts,
             content: self.tables.content,
             requests,
-            waiters,
-            strangers: Vec::new(),
+            waiters: found.waiters,
+            unseen_threads: found.unseen as u64,
+            strangers,
         }
     }
 
-    fn waiters(&mut self, requests: &[Request]) -> Vec<Waiter> {
+    fn waiters(&mut self, requests: &[Request]) -> waiters::Found {
         let scene = waiters::Scene {
             proc: self.census.proc,
             tables: &self.tables,
@@ -178,6 +193,11 @@ impl<'a> Look<'a> {
             requests,
         };
         waiters::find(&scene, &self.census.may_be_waiting(), self.census.reader, &mut self.hidden)
+    }
+
+    fn strangers(&self) -> Vec<Stranger> {
+        let Census { proc, pids, reader, .. } = &self.census;
+        strangers::find(proc, pids, *reader, &self.tables, &self.superblocks, &self.holders)
     }
 }
 

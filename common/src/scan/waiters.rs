@@ -18,7 +18,7 @@ use crate::cli::count;
 use crate::doc::report::{Process, Request, RequestKind, Superblock, Waiter, WaiterRole};
 use crate::model::{Device, Pid, State, TextPath};
 use crate::proc::mountinfo::{Line, lines, unescape};
-use crate::proc::{Absence, Proc, ProcessDir, Status, absence};
+use crate::proc::{Absence, Proc, ProcessDir, SchedulerClocks, Status, absence};
 
 /// What is known when the waiters are looked for.
 pub(super) struct Scene<'a> {
@@ -38,21 +38,26 @@ impl<'a> Scene<'a> {
     }
 }
 
+/// Who waits.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// By process and thread.
+    pub waiters: Vec<Waiter>,
+    /// How many threads are blocked, and what they wait for is not visible.
+    pub unseen: usize,
+}
+
 /// Looks at every thread but those of the reader. One read tells of most that they do not wait at all.
-pub(super) fn find(
-    scene: &Scene<'_>,
-    pids: &[Pid],
-    reader: Option<Pid>,
-    hidden: &mut Vec<String>,
-) -> Vec<Waiter> {
+pub(super) fn find(scene: &Scene<'_>, pids: &[Pid], reader: Option<Pid>, hidden: &mut Vec<String>) -> Found {
     if scene.superblocks.is_empty() {
-        return Vec::new();
+        return Found::default();
     }
     let mut search = Search {
         scene,
         waiters: Vec::new(),
         sights: HashMap::new(),
         memory: Memory::default(),
+        clocks: SchedulerClocks::default(),
         unseen: 0,
         unseen_roles: 0,
     };
@@ -61,7 +66,7 @@ pub(super) fn find(
         search.note(looked);
     }
     hidden.extend(search.hidden());
-    search.waiters
+    Found { waiters: search.waiters, unseen: search.unseen }
 }
 
 struct Search<'a> {
@@ -70,6 +75,7 @@ struct Search<'a> {
     /// By mount namespace and root directory.
     sights: HashMap<(u64, Vec<u8>), Rc<Sight>>,
     memory: Memory,
+    clocks: SchedulerClocks,
     /// Threads that are blocked, and what they wait for is not visible.
     unseen: usize,
     /// Waiters whose stack is not visible.
@@ -137,6 +143,8 @@ impl<'a> Search<'a> {
         if !self.belongs_here(device, &sight) {
             return Ok(None);
         }
+        // Who waits does not run.
+        let since = stat.processor.and_then(|at| self.clocks.last_ran(self.scene.proc, thread, at));
         Ok(Some(Waiter {
             pid,
             tid,
@@ -146,7 +154,8 @@ impl<'a> Search<'a> {
             role,
             device,
             path: path.map(TextPath::from_bytes),
-            since: None,
+            namespace: Some(thread.mount_namespace()?),
+            since: since.map(|since| since.as_secs()),
         }))
     }
 

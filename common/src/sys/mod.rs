@@ -7,5 +7,6 @@ pub mod autofs;
 pub mod inherited;
 pub mod mmap;
 pub mod mount;
+pub mod namespace;
 pub mod process;
 pub mod ptrace;

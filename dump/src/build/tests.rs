@@ -64,6 +64,7 @@ fn report(superblocks: Vec<report::Superblock>, mounts: Vec<Mount>, content: Vec
         content,
         requests: Vec::new(),
         waiters: Vec::new(),
+        unseen_threads: 0,
         strangers: Vec::new(),
     }
 }

@@ -138,7 +138,7 @@ impl<'a> Hung<'a> {
 
     /// The command that has its master start anew, where that is known.
     pub fn restart(&self) -> Option<String> {
-        MasterKind::of_source(&self.mount.source).restart(self.place())
+        MasterKind::of_source(&self.mount.source).restart(&[self.place()])
     }
 
     /// Type, place and device, for people.

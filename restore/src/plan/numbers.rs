@@ -131,7 +131,7 @@ fn let_go(old: &Old, copy: &Elsewhere, kind: MasterKind, target: Option<Pid>) ->
     let command = if kind == MasterKind::Systemd { "systemctl stop" } else { "umount" };
     // What was mounted later may be on what was mounted before.
     let places = old.content.iter().rev().take(MOST_PLACES);
-    let words = places.map(|content| format!(" {}", shell_word(&content.mount_point.to_string_lossy())));
+    let words = places.map(|content| format!(" {}", shell_word(content.mount_point.as_bytes())));
     let unmount = advice::at(target, &format!("{command}{}", words.collect::<String>()));
     format!("unmount what is on it first, which unmounts it there too ({unmount}), or {stop}")
 }

@@ -165,7 +165,7 @@ impl Planner<'_> {
             return PlanError::ServedSince { mount_point, master };
         }
         let target = self.there.report.namespaces.first().map(|namespace| namespace.process);
-        let restart = self.kind().restart(&mount_point).map(|command| advice::at(target, &command));
+        let restart = self.kind().restart(&[&mount_point]).map(|command| advice::at(target, &command));
         let advice = restart.unwrap_or_else(|| "restart it, and dump again".to_owned());
         PlanError::NotRead { mount_point, master, advice }
     }

@@ -41,6 +41,7 @@ exec unshare --mount --propagation private -- "$@"
 
 /// A booted system. Dropping it ends every process in it.
 pub struct Machine {
+    name: String,
     inside: Inside,
     nspawn: Process,
     _cgroups: Cgroups,
@@ -51,7 +52,8 @@ impl Machine {
     pub fn boot() -> Result<Self> {
         let rootfs = rootfs::path().context("there is no root file system (scripts/rootfs builds it)")?;
         let name = unique_name();
-        let cgroups = Cgroups::new(&name)?;
+        // As that of a machine which systemd has started.
+        let cgroups = Cgroups::new(&format!("systemd-nspawn@{name}.service"))?;
         let directory = tempfile::tempdir().context("make a directory")?;
         let socket = directory.path().join("notify");
         let notifications = UnixDatagram::bind(&socket).context("make a socket")?;
@@ -78,13 +80,18 @@ impl Machine {
         })?;
         nspawn.collect_output();
         match wait_until_booted(&notifications) {
-            Ok(inside) => Ok(Self { inside, nspawn, _cgroups: cgroups }),
+            Ok(inside) => Ok(Self { name, inside, nspawn, _cgroups: cgroups }),
             Err(error) => {
                 let _ = nspawn.kill();
                 let (stdout, stderr) = nspawn.output();
                 Err(error.context(format!("boot a machine\n{stdout}{stderr}")))
             }
         }
+    }
+
+    /// Its name for systemd-nspawn.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Writes a file, and makes the directories above it.
