@@ -8,6 +8,7 @@ use std::io;
 
 use super::holders::Holders;
 use super::tables::Tables;
+use super::threads::{self, Share};
 use crate::doc::report::{Process, Stranger, Superblock};
 use crate::model::{Pid, State};
 use crate::proc::{Proc, ProcessDir};
@@ -25,10 +26,32 @@ pub(super) fn find(
     if masters.is_empty() {
         return Vec::new();
     }
+    let others: Vec<Pid> = pids.iter().copied().filter(|pid| Some(*pid) != reader).collect();
+    let places = threads::each(&others, Share::Small, |pid| {
+        proc.process(*pid).and_then(|dir| Place::of(&dir)).ok().filter(|place| place.is_shown(&masters))
+    });
     let mut families = Families::default();
-    let others = pids.iter().filter(|pid| Some(**pid) != reader);
-    let found = others.filter_map(|&pid| look(proc, pid, &masters, &mut families).ok());
+    let placed = others.into_iter().zip(places).filter_map(|(pid, place)| Some((pid, place?)));
+    let found = placed.filter_map(|(pid, place)| look(proc, pid, place, &masters, &mut families).ok());
     found.flatten().collect()
+}
+
+/// The mount and the pid namespace of a process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
+    mounts: u64,
+    pids: u64,
+}
+
+impl Place {
+    fn of(process: &ProcessDir) -> io::Result<Self> {
+        Ok(Self { mounts: process.mount_namespace()?, pids: process.pid_namespace()? })
+    }
+
+    /// Whether what one of the masters serves is to be seen there.
+    fn is_shown(self, masters: &[Master<'_>]) -> bool {
+        masters.iter().any(|master| master.shown_in.contains(&self.mounts))
+    }
 }
 
 /// A master in a pid namespace below that of the reader.
@@ -60,29 +83,36 @@ fn masters_below<'a>(tables: &Tables, superblocks: &[Superblock], holders: &'a H
     found
 }
 
-/// The masters that a process is a stranger to.
-fn look(proc: &Proc, pid: Pid, masters: &[Master<'_>], families: &mut Families) -> io::Result<Vec<Stranger>> {
+/// The masters that a process is a stranger to. Most are to none, which their place alone tells.
+fn look(
+    proc: &Proc,
+    pid: Pid,
+    place: Place,
+    masters: &[Master<'_>],
+    families: &mut Families,
+) -> io::Result<Vec<Stranger>> {
+    let seen_from = families.of(proc, pid, place)?;
+    let is_blind = |master: &&Master<'_>| {
+        master.shown_in.contains(&place.mounts) && !seen_from.contains(&master.process.pid_namespace)
+    };
+    let blind: Vec<_> = masters.iter().filter(is_blind).collect();
+    if blind.is_empty() {
+        return Ok(Vec::new());
+    }
     let dir = proc.process(pid)?;
-    let namespace = dir.mount_namespace()?;
-    if !masters.iter().any(|master| master.shown_in.contains(&namespace)) {
-        return Ok(Vec::new());
-    }
     let stat = dir.stat()?;
-    if stat.is_dead() || stat.is_kernel_thread() {
+    // Another process may have its id now.
+    if Place::of(&dir)? != place || stat.is_dead() || stat.is_kernel_thread() {
         return Ok(Vec::new());
     }
-    let seen_from = families.of(&dir)?;
-    let blind = masters.iter().filter(|master| {
-        master.shown_in.contains(&namespace) && !seen_from.contains(&master.process.pid_namespace)
-    });
     let stranger = |master: &Master<'_>| Stranger {
         pid,
         start_time: stat.start_time,
         command: stat.command.clone(),
-        namespace,
+        namespace: place.mounts,
         master: master.process.pid,
     };
-    Ok(blind.map(stranger).collect())
+    Ok(blind.into_iter().map(stranger).collect())
 }
 
 /// The pid namespaces from which the processes of each are seen: itself and those above it, up to that of the reader.
@@ -90,10 +120,17 @@ fn look(proc: &Proc, pid: Pid, masters: &[Master<'_>], families: &mut Families) 
 struct Families(HashMap<u64, Vec<u64>>);
 
 impl Families {
-    fn of(&mut self, process: &ProcessDir) -> io::Result<&[u64]> {
-        Ok(match self.0.entry(process.pid_namespace()?) {
+    fn of(&mut self, proc: &Proc, pid: Pid, place: Place) -> io::Result<&[u64]> {
+        Ok(match self.0.entry(place.pids) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(vacant) => vacant.insert(process.pid_namespaces()?),
+            Entry::Vacant(vacant) => {
+                let found = proc.process(pid)?.pid_namespaces()?;
+                // It begins with the namespace of the process itself, which may be another one now.
+                if found.first() != Some(&place.pids) {
+                    return Err(io::Error::other("another process has this id"));
+                }
+                vacant.insert(found)
+            }
         })
     }
 }

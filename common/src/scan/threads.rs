@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::{available_parallelism, scope};
+use std::thread::{Builder, available_parallelism, scope};
 
 /// More threads than this wait for the same locks of the kernel.
 const MOST: usize = 8;
@@ -44,7 +44,9 @@ pub(super) fn each<T: Sync, R: Send>(items: &[T], size: Share, work: impl Fn(&T)
         }
     };
     let mut blocks = scope(|scope| {
-        let others: Vec<_> = (1..count).map(|_| scope.spawn(share)).collect();
+        // Where no thread can be made, the others do its work.
+        let spawn = || Builder::new().spawn_scoped(scope, share).ok();
+        let others: Vec<_> = (1..count).filter_map(|_| spawn()).collect();
         let mut blocks = share();
         for other in others {
             blocks.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
@@ -55,15 +57,17 @@ pub(super) fn each<T: Sync, R: Send>(items: &[T], size: Share, work: impl Fn(&T)
     blocks.into_iter().flat_map(|(_, results)| results).collect()
 }
 
-/// Does both at the same time where there is more than one processor.
-pub(super) fn both<A, B: Send>(this: impl FnOnce() -> A, that: impl FnOnce() -> B + Send) -> (A, B) {
-    if processors() < 2 {
-        return (this(), that());
-    }
+/// Does both, at the same time where there is more than one processor.
+pub(super) fn both<A, B: Send>(this: impl FnOnce() -> A, that: impl Fn() -> B + Sync) -> (A, B) {
     scope(|scope| {
-        let that = scope.spawn(that);
+        let spawn = || Builder::new().spawn_scoped(scope, &that).ok();
+        let other = (processors() > 1).then(spawn).flatten();
         let this = this();
-        (this, that.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        let that = match other {
+            Some(other) => other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            None => that(),
+        };
+        (this, that)
     })
 }
 
