@@ -48,6 +48,18 @@ fn unanswered<'a>(row: &Row<'a>, patience: Span) -> Option<Trouble<'a>> {
 }
 
 impl Trouble<'_> {
+    /// What is wrong, in a few words.
+    fn brief(self) -> &'static str {
+        match self {
+            Self::NotServed(state) => state.as_str(),
+            Self::Copy(CopyFault::Severed) => {
+                "severed (accesses fail with \"Too many levels of symbolic links\")"
+            }
+            Self::Copy(CopyFault::Stale) => "stale",
+            Self::Unanswered(..) => "unanswered",
+        }
+    }
+
     /// What is wrong, for people.
     pub fn describe(self, row: &Row<'_>) -> String {
         match self {
@@ -196,17 +208,17 @@ fn renew_copy(runs_in: Option<&RunsIn>) -> String {
     }
 }
 
-/// What repairs several mounts.
-pub struct Repairs<'a>(BTreeMap<Repair, Vec<&'a TextPath>>);
+/// What repairs several mounts, by what is wrong with them.
+pub struct Repairs<'a>(BTreeMap<(&'static str, Repair), Vec<&'a TextPath>>);
 
 impl<'a> Repairs<'a> {
     /// Collects what repairs the mounts that are not well.
     pub fn of(rows: impl Iterator<Item = Row<'a>>, patience: Span) -> Self {
         let mut repairs = Self(BTreeMap::new());
         for row in rows {
-            if let Some(repair) = of(&row, patience).and_then(|trouble| trouble.repair(&row)) {
-                repairs.0.entry(repair).or_default().push(&row.mount.mount_point);
-            }
+            let Some(trouble) = of(&row, patience) else { continue };
+            let Some(repair) = trouble.repair(&row) else { continue };
+            repairs.0.entry((trouble.brief(), repair)).or_default().push(&row.mount.mount_point);
         }
         repairs
     }
@@ -214,12 +226,15 @@ impl<'a> Repairs<'a> {
     /// A line for each command, with the mounts that it is for. A command that would name too many names the first, and
     /// ends with dots.
     pub fn lines(&self) -> impl Iterator<Item = String> {
-        self.0.iter().map(|(repair, mount_points)| {
+        self.0.iter().map(|((brief, repair), mount_points)| {
             let named = Named(mount_points);
             let whole = repair.command(mount_points);
             match mount_points.len() > MOST_NAMED && whole != repair.command(&[]) {
-                false => format!("to repair {named}: {whole}"),
-                true => format!("to repair {named}: {}, ...", repair.command(&mount_points[..MOST_NAMED])),
+                false => format!("{named}: {brief}; to repair: {whole}"),
+                true => {
+                    let some = repair.command(&mount_points[..MOST_NAMED]);
+                    format!("{named}: {brief}; to repair: {some} ...")
+                }
             }
         })
     }

@@ -92,31 +92,8 @@ fn who(proc: &Proc, pid: Pid) -> Who {
         Ok(command) => format!("{command}[{pid}]"),
         Err(_) => format!("process {pid}"),
     };
-    let groups = std::fs::read_to_string(proc.path().join(format!("{pid}/cgroup"))).unwrap_or_default();
-    Who { process, unit: unit(&groups) }
-}
-
-/// The unit that a control group belongs to, from /proc/PID/cgroup: the name of the innermost group that is
-/// called as one.
-fn unit(groups: &str) -> Option<String> {
-    let is_unit = |name: &&str| name.ends_with(".service") || name.ends_with(".scope");
-    groups.lines().find_map(|line| line.rsplit('/').find(is_unit)).map(str::to_owned)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_unit_is_found_in_either_hierarchy() {
-        for groups in [
-            "0::/system.slice/a.service\n",
-            "5:memory:/\n1:name=systemd:/system.slice/a.service\n0::/\n",
-            "0::/machine.slice/machine-b.scope/payload/system.slice/a.service/worker\n",
-        ] {
-            assert_eq!(unit(groups).as_deref(), Some("a.service"), "{groups}");
-        }
-        assert_eq!(unit("0::/user.slice\n"), None);
-        assert_eq!(unit(""), None);
-    }
+    let runs_in = proc.process(pid).and_then(|process| process.runs_in()).unwrap_or_default();
+    let unit = runs_in.unit.map(|unit| unit.to_string());
+    // To stop a slice would stop others too.
+    Who { process, unit: unit.filter(|unit| !unit.ends_with(".slice")) }
 }

@@ -284,11 +284,9 @@ fn repair_of(sandbox: &Sandbox, names: [&str; 2]) -> String {
     let found = run(sandbox, ["-q", "-J", "-o", "REPAIR", &paths[0]]);
     assert!(found.stdout.contains("--exec -- DAEMON"), "{found}");
     let notes = run(sandbox, []);
-    let line = notes.stderr.lines().find(|line| line.contains(&format!("to repair {}", paths.join(", "))));
-    let command =
-        line.and_then(|line| line.split_once(": to repair ")).and_then(|(_, rest)| rest.split_once(": "));
-    let command = command.unwrap_or_else(|| panic!("a command: {notes}")).1.to_owned();
-    // The number that a pipe gets whose master left no trace of it.
+    let named = format!("autofs-inspect: {}: orphaned; to repair: ", paths.join(", "));
+    let command = notes.stderr.lines().find_map(|line| line.strip_prefix(&named));
+    let command = command.unwrap_or_else(|| panic!("a command: {notes}"));
     let daemon = format!("{} --pipe-fd 3", program("reference-master").display());
     let tools = program("autofs-inspect").parent().expect("a directory").display().to_string();
     let image = shown(sandbox, "image");

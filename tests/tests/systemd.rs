@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use autofs_cr_common::doc::report::CopyFault;
 use autofs_cr_common::doc::{self, Report};
 use autofs_cr_common::masters::MasterKind;
 use autofs_cr_common::model::{Device, FdFlags, Pid, RunsIn, State, TextPath};
@@ -811,6 +812,46 @@ fn a_report_says_in_which_machine_and_in_which_unit_a_master_and_a_namespace_are
     let systemd = inside.process(Pid::new(1).context("1")?).context("systemd")?;
     assert_eq!(systemd.runs_in, place(None, "init.scope"));
     machine.close()
+}
+
+#[test]
+fn a_private_copy_of_a_service_is_severed_and_stale_when_the_automount_was_stopped() -> Result<()> {
+    require!(Root, Autofs, PipeInode, Machine);
+    let (_turn, machine) = boot()?;
+    let automount = Automount::start(&machine, "/data", "/srv/a", 0)?;
+    let service = |flags: &str| {
+        format!(
+            "[Service]\nType=exec\nPrivateMounts=yes\nMountFlags={flags}\nExecStart=/usr/bin/sleep infinity\n"
+        )
+    };
+    machine.unit("private.service", &service("private"))?;
+    machine.unit("slave.service", &service("slave"))?;
+    machine.reload();
+    machine.systemctl(["start", "private.service", "slave.service"]).assert_success();
+
+    assert_eq!(
+        copies(&machine, ["init.scope", "private.service", "slave.service"]),
+        [vec![None], vec![Some(CopyFault::Severed)], vec![None]]
+    );
+    machine.systemctl(["stop", &automount.unit("automount")]).assert_success();
+    // What systemd unmounts is unmounted in the slave too.
+    assert_eq!(
+        copies(&machine, ["init.scope", "private.service", "slave.service"]),
+        [vec![], vec![Some(CopyFault::Stale)], vec![]]
+    );
+    machine.close()
+}
+
+/// What a report from inside says of the mounts at /data in the mount namespaces of these units.
+fn copies<const N: usize>(machine: &Machine, units: [&str; N]) -> [Vec<Option<CopyFault>>; N] {
+    let seen = report(Tool::inspect().inside(machine).arg("-A"));
+    units.map(|unit| {
+        let in_unit = place(Some(machine.name()), unit);
+        let namespace = seen.namespaces.iter().find(|namespace| namespace.runs_in == in_unit);
+        let id = namespace.unwrap_or_else(|| panic!("{unit}: {:?}", seen.namespaces)).id;
+        let mounts = seen.mounts.iter().filter(|mount| mount.namespace == id);
+        mounts.filter(|mount| mount.mount_point.ends_with("data")).map(|mount| mount.copy).collect()
+    })
 }
 
 fn place(container: Option<&str>, unit: &str) -> RunsIn {

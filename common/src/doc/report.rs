@@ -237,10 +237,12 @@ pub struct Mount {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CopyFault {
-    /// What the master mounts does not appear here, as nothing is propagated from its mount: an access that has it mount
-    /// something fails with ELOOP ("Too many levels of symbolic links").
+    /// What the master mounts does not appear here, as nothing is propagated from its mount (the first of the superblock in
+    /// the master's mount namespace): an access that has it mount something fails with ELOOP ("Too many levels of symbolic links").
     Severed,
-    /// The superblock is not mounted any more where its master, or what has taken its place, is: nobody will serve it.
+    /// The superblock is mounted nowhere in the mount namespace of its master any more: nobody will serve it. Where the
+    /// master lives and still reads the pipe, an access hangs. Of a superblock that is not served, this is only said
+    /// where it was systemd as process 1 that served it: where another master was is not known when it is gone.
     Stale,
 }
 

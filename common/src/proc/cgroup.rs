@@ -265,6 +265,8 @@ mod tests {
     fn both_hierarchies_are_read() {
         let systemd = "9:name=systemd:/system.slice/a.service\n8:pids:/system.slice/b.service\n0::/\n";
         assert_eq!(both(systemd), pair("", "a.service"));
+        let nspawn = "9:name=systemd:/systemd-nspawn@b.service\n0::/systemd-nspawn@b.service/payload/system.slice/a.service\n";
+        assert_eq!(both(nspawn), pair("b", "a.service"));
         let second = "9:name=systemd:/system.slice/a.service\n0::/system.slice/c.service\n";
         assert_eq!(both(second), pair("", "c.service"));
         let docker =

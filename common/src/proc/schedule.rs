@@ -86,11 +86,15 @@ fn suspended() -> Duration {
     read(ClockId::Boottime).saturating_sub(awake)
 }
 
-/// Runs `what` on this processor.
+/// Runs `what` on this processor, if it is one that this thread may run on anyway: on another, that is kept for
+/// something else, it could wait for its turn for ever.
 fn on_processor<T>(processor: u32, what: impl FnOnce() -> T) -> io::Result<T> {
     let processor = usize::try_from(processor).ok().filter(|number| *number < CpuSet::MAX_CPU);
     let processor = processor.ok_or(io::ErrorKind::Unsupported)?;
     let before = sched_getaffinity(None)?;
+    if !before.is_set(processor) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let mut only = CpuSet::new();
     only.set(processor);
     sched_setaffinity(None, &only)?;

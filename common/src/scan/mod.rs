@@ -9,14 +9,16 @@
 //! | 1. at the same time: which processes are there, and may wait | `census.rs` | `stat` of all threads, where waiters are asked for |
 //! | 2. who holds which end of the pipes, and control fds | `holders.rs` | `fd`, `fdinfo`, `status`, `stat` of the mounts' own groups; of all processes, where that does not tell enough |
 //! | 3. the state of each superblock | `judge.rs` | `stat` of all, where something is not served |
-//! | 4. requests that wait unread | `requests.rs` | the pipes themselves, by tee(2) |
-//! | 5. who waits, on which mount, for what | `waiters.rs`, `asked.rs`, `memory.rs` | of the threads that wait in autofs `stat`, `wchan`, `stack`, `syscall`, `status`, `mountinfo`, and the path in their memory |
-//! | 6. who cannot be served | `strangers.rs` | where a master is in a pid namespace below the reader's: `ns/*` of all |
+//! | 4. copies of mounts that fail | `copies.rs` | `mountinfo` of a master in another namespace, where there are copies |
+//! | 5. requests that wait unread | `requests.rs` | the pipes themselves, by tee(2) |
+//! | 6. who waits, on which mount, for what | `waiters.rs`, `asked.rs`, `memory.rs` | of the threads that wait in autofs `stat`, `wchan`, `stack`, `syscall`, `status`, `mountinfo`, and the path in their memory |
+//! | 7. who cannot be served | `strangers.rs` | where a master is in a pid namespace below the reader's: `ns/*` of all |
 //!
 //! Nothing here walks a path onto a mount: a touch starts a mount and can hang for ever.
 
 mod asked;
 mod census;
+mod copies;
 mod holders;
 mod judge;
 mod memory;
@@ -102,20 +104,28 @@ const MOST_LOOKS: usize = 4;
 /// needed.
 ///
 /// A master that forks, or is given another pipe, while its descriptors are looked for can be missed,
-/// so nothing is called orphaned that is not so twice.
+/// so nothing is called orphaned that is not so twice; nor does a copy fail elsewhere that does not so twice.
 pub fn scan(proc: &Proc, scope: Scope, needs: Needs) -> Result<Report, ScanError> {
     let mut look = Look::take(proc, scope, needs)?;
     for _ in 1..MOST_LOOKS {
-        let before = look.orphans();
+        let before = look.doubts();
         if before.is_empty() {
             break;
         }
         look = Look::take(proc, scope, needs)?;
-        if look.orphans() == before {
+        if look.doubts() == before {
             break;
         }
     }
     Ok(look.report(needs.waiting))
+}
+
+/// What can look so for an instant.
+#[derive(PartialEq, Eq)]
+enum Doubt {
+    /// A superblock and its pipe.
+    Orphan(Device, Option<u64>),
+    Copy(copies::Fault),
 }
 
 /// What was seen in one look.
@@ -124,6 +134,7 @@ struct Look<'a> {
     tables: Tables,
     holders: Holders,
     superblocks: Vec<Superblock>,
+    faults: Vec<copies::Fault>,
     hidden: Vec<String>,
 }
 
@@ -133,18 +144,24 @@ impl<'a> Look<'a> {
         let census = census.map_err(|source| read_error(proc, "", source))?;
         let mut hidden = Vec::new();
         let mut tables = || tables::collect(&census, scope, &mut hidden);
-        let tables = match needs.waiting {
+        let mut tables = match needs.waiting {
             Waiting::Threads => threads::both(tables, || census.entries()).0,
             Waiting::Nothing | Waiting::Requests => tables(),
         }?;
         let holders = holders::find(&census, &tables, needs.processes);
         let superblocks = judge::judge(&census, &tables, &holders, &mut hidden);
-        Ok(Self { census, tables, holders, superblocks, hidden })
+        let faults = match needs.waiting {
+            Waiting::Threads => copies::mark(proc, &mut tables, &superblocks, &holders),
+            Waiting::Nothing | Waiting::Requests => Vec::new(),
+        };
+        Ok(Self { census, tables, holders, superblocks, faults, hidden })
     }
 
-    fn orphans(&self) -> Vec<(Device, Option<u64>)> {
+    /// What is only said when it is seen twice.
+    fn doubts(&self) -> Vec<Doubt> {
         let orphaned = self.superblocks.iter().filter(|superblock| superblock.state == State::Orphaned);
-        orphaned.map(|superblock| (superblock.device, superblock.pipe)).collect()
+        let orphaned = orphaned.map(|superblock| Doubt::Orphan(superblock.device, superblock.pipe));
+        orphaned.chain(self.faults.iter().copied().map(Doubt::Copy)).collect()
     }
 
     /// Adds in which containers and units it all is.

@@ -197,6 +197,12 @@ fn stand_in(dir: &ProcessDir, pid: Pid) -> io::Result<Namespace> {
 }
 
 impl Tables {
+    /// Whether a namespace was looked at through a process with its root directory, so that no mount is hidden.
+    pub fn is_whole(&self, namespace: u64) -> bool {
+        let is_seen = self.namespaces.iter().any(|seen| seen.id == namespace);
+        is_seen && !self.roots.contains_key(&namespace)
+    }
+
     fn add(&mut self, view: View) -> Result<(), ScanError> {
         let malformed = |source| ScanError::MountInfo { pid: view.namespace.process, source };
         let all: Vec<Line<'_>> = lines(&view.mountinfo).collect::<Result<_, _>>().map_err(malformed)?;
