@@ -273,6 +273,14 @@ mod tests {
     }
 
     #[test]
+    fn every_column_is_documented() {
+        let docs = include_str!("../../docs/inspect.md");
+        for Column { name, help, .. } in ALL {
+            assert!(docs.contains(&format!("| `{name}` | {help} |\n")), "{name}");
+        }
+    }
+
+    #[test]
     fn no_name_is_given_twice() {
         for (at, column) in ALL.iter().enumerate() {
             assert_eq!(find(column.name), Ok(at), "{}", column.name);

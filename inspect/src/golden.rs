@@ -74,6 +74,16 @@ fn metrics_for_a_collector() {
 }
 
 #[test]
+fn every_metric_is_documented() {
+    let docs = include_str!("../../docs/inspect.md");
+    for line in include_str!("golden/metrics.txt").lines() {
+        if let Some((name, _)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            assert!(docs.contains(&format!("| `{name}")), "{name}");
+        }
+    }
+}
+
+#[test]
 fn what_is_not_well() {
     compare("check.txt", |view, out| add(check::unhealthy(view, &SETTINGS), out));
 }

@@ -320,7 +320,7 @@ fn who_waits_is_freed_when_it_was_killed_and_a_new_one_hangs() -> Result<()> {
     let shown = inspect(&machine);
     for (touch, how) in [(&waiters.first, "first"), (&waiters.joined, "joined"), (&waiters.indirect, "first")]
     {
-        let line = shown.stderr.lines().find(|line| line.contains(&format!("[{}] waits on", touch.pid())));
+        let line = shown.stderr.lines().find(|line| line.contains(&format!("[{}] of root ", touch.pid())));
         let line = line.with_context(|| format!("{} is not named: {shown}", touch.pid()))?;
         assert!(line.contains(how) && line.contains("its master is gone"), "{line}");
     }
@@ -330,7 +330,7 @@ fn who_waits_is_freed_when_it_was_killed_and_a_new_one_hangs() -> Result<()> {
     let start = machine.spawn(["systemctl", "start", "autofs"]);
     machine.wait_until("the new automount hangs", || {
         let shown = inspect(&machine).stderr;
-        shown.lines().any(|line| line.contains("automount[") && line.contains("waits on /dir/hang"))
+        shown.lines().any(|line| line.contains("automount[") && line.contains(" on /dir/hang "))
     });
     let free = |arguments: &[&str]| Tool::fixup().arg("--free").target(&machine).args(arguments).run();
     let refused = free(&[]).assert_code(1).assert_stderr_contains("--kill kills that process");
