@@ -1,7 +1,11 @@
 //! What a test needs, and what happens where it is missing: the test says "skipped: reason", adds a
 //! line to the file that `AUTOFS_CR_SKIP_LOG` names, and returns. Under `AUTOFS_CR_NO_SKIP=1` it fails.
 
+use std::fs::File;
 use std::io::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::fcntl::{Flock, FlockArg};
 
 /// Something that a test cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +81,7 @@ pub fn skip(reason: &str) {
     let test = thread.name().unwrap_or("a test");
     println!("skipped: {reason}");
     if let Some(log) = std::env::var_os("AUTOFS_CR_SKIP_LOG") {
-        let mut file =
-            std::fs::File::options().append(true).create(true).open(log).expect("open the skip log");
+        let mut file = File::options().append(true).create(true).open(log).expect("open the skip log");
         file.write_all(format!("{test}: {reason}\n").as_bytes()).expect("write the skip log");
     }
 }
@@ -94,10 +97,25 @@ macro_rules! require {
     };
 }
 
-/// A turn: while it is held, no other test of the same file that asks for one runs. Device numbers are the
-/// machine's, and one that a test frees must not go to the mounts of another.
-pub fn alone() -> std::sync::MutexGuard<'static, ()> {
-    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+/// A turn, which ends when this is dropped.
+#[must_use]
+pub struct Turn {
+    _machine: Option<Flock<File>>,
+    _process: MutexGuard<'static, ()>,
+}
+
+/// A turn: while it is held, no other test on this machine that asks for one runs, in this process or in that of another
+/// checkout. Device numbers are the machine's, and one that a test frees must not go to the mounts of another.
+pub fn alone() -> Turn {
+    static TURN: Mutex<()> = Mutex::new(());
     // A test that failed leaves nothing behind that the next one could see.
-    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    let process = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    Turn { _machine: machine_lock(), _process: process }
+}
+
+/// A lock on the one file that all tests of a machine have in common: nobody else locks the control device. None where
+/// it cannot be opened: there nothing is mounted either.
+fn machine_lock() -> Option<Flock<File>> {
+    let device = File::open("/dev/autofs").ok()?;
+    Some(Flock::lock(device, FlockArg::LockExclusive).expect("a lock on /dev/autofs"))
 }

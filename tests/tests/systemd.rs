@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::sync::MutexGuard;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use autofs_cr_common::doc::report::CopyFault;
 use autofs_cr_common::doc::{self, Report};
 use autofs_cr_common::masters::MasterKind;
 use autofs_cr_common::model::{Device, FdFlags, Pid, RunsIn, State, TextPath};
-use autofs_cr_tests::guard::alone;
+use autofs_cr_tests::guard::{Turn, alone};
 use autofs_cr_tests::machine::{Automount, Machine};
 use autofs_cr_tests::require;
 use autofs_cr_tests::sandbox::images::{dump, make_catatonic, make_orphaned, read_image};
@@ -26,7 +25,7 @@ use nix::sys::ptrace;
 const CONTENT: &str = "content of a";
 
 /// A machine with something to be mounted, and the turn that it has: a machine that boots takes device numbers.
-fn boot() -> Result<(MutexGuard<'static, ()>, Machine)> {
+fn boot() -> Result<(Turn, Machine)> {
     let turn = alone();
     let machine = Machine::boot()?;
     machine.write("/srv/a/file", CONTENT)?;
