@@ -31,6 +31,7 @@ fn of_engine(error: &remote::Error) -> Errno {
         Error::Unstoppable { .. } | Error::Timeout { .. } => Errno::ETIMEDOUT,
         Error::NoDescriptors { .. } | Error::Truncated { .. } => Errno::EMFILE,
         Error::NoRoom { .. } => Errno::ENOMEM,
+        Error::Filtered { .. } => Errno::EPERM,
         Error::SocketPair { source, .. } | Error::Call { source, .. } | Error::Proc { source, .. } => {
             source.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
         }

@@ -539,6 +539,54 @@ fn a_process_whose_filters_forbid_the_calls_is_served() {
     assert_eq!(target.line(), "result=1 handled=0 changed=");
 }
 
+/// Why the engine does not work on a target; it must be as before.
+#[track_caller]
+fn refused(mode: &str) -> String {
+    let mut target = Target::start(mode, Some(libc::SYS_read));
+    let before = target.descriptors();
+    let pidfd = target.pidfd();
+    let error = Stopped::attach(pidfd.as_fd(), deadline()).unwrap_err();
+    assert_eq!(target.status("TracerPid"), "0");
+    byte(&mut target);
+    assert_eq!(target.line(), "result=1 handled=0 changed=");
+    assert_eq!(target.descriptors(), before);
+    error.to_string()
+}
+
+#[test]
+fn a_process_whose_filters_would_end_it_is_refused_by_the_name_of_the_call() {
+    let why = refused("filtered-deadly");
+    assert!(why.ends_with("has seccomp filters that may end the process for process_vm_readv"), "{why}");
+    let why = refused("filtered-strict");
+    assert!(why.ends_with("has seccomp filters that may end the process for process_vm_readv"), "{why}");
+    let why = refused("filtered-vital");
+    assert!(why.ends_with("has seccomp filters that refuse close"), "{why}");
+}
+
+#[test]
+fn a_call_that_the_filters_refuse_is_named_before_it_is_made() {
+    let mut target = Target::start("filtered-dup3", Some(libc::SYS_read));
+    let before = target.descriptors();
+    let pidfd = target.pidfd();
+    let zero = File::open("/dev/zero").unwrap();
+    let mut session = start(&pidfd);
+    let mut batch = Batch::new();
+    let received = batch.receive(zero.as_fd());
+    batch.replace(KNOWN_NUMBER, received, true);
+    let error = session.run(&batch, deadline()).unwrap_err();
+    assert!(matches!(error, Error::Filtered { call: "dup3", .. }), "{error}");
+    session.finish(deadline()).unwrap();
+    assert_eq!(target.descriptors(), before);
+    byte(&mut target);
+    assert_eq!(target.line(), "result=1 handled=0 changed=");
+}
+
+#[test]
+fn the_engine_can_be_killed_at_any_instant_in_a_process_with_filters() {
+    kill_everywhere("filtered");
+    kill_everywhere("filtered-fitting");
+}
+
 #[test]
 fn a_signal_that_comes_in_a_session_is_delivered_at_its_end() {
     let mut target = Target::start("ppoll", Some(libc::SYS_ppoll));

@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 const PTRACE_GETREGSET: libc::c_int = 0x4204;
 const PTRACE_GETSIGMASK: libc::c_int = 0x420a;
 const PTRACE_SETSIGMASK: libc::c_int = 0x420b;
+const PTRACE_SECCOMP_GET_FILTER: libc::c_int = 0x420c;
 const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_int = 0x420f;
 
 const NT_X86_XSTATE: usize = 0x202;
@@ -68,6 +69,27 @@ pub fn rseq_address(tid: Pid) -> io::Result<Option<u64>> {
     };
     Errno::result(result)?;
     Ok((configuration[0] != 0).then_some(configuration[0]))
+}
+
+/// The most instructions of a seccomp filter (BPF_MAXINSNS).
+const MOST_INSTRUCTIONS: usize = 4096;
+
+/// A seccomp filter of a thread, as it was installed; none if it does not have so many. EACCES without CAP_SYS_ADMIN
+/// or for a tracer that has a filter itself, EINVAL in strict mode and on kernels without CONFIG_CHECKPOINT_RESTORE.
+pub fn seccomp_filter(tid: Pid, index: usize) -> io::Result<Option<Vec<libc::sock_filter>>> {
+    let empty = libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 };
+    let mut program = vec![empty; MOST_INSTRUCTIONS];
+    // SAFETY: the kernel writes one filter, which has at most MOST_INSTRUCTIONS instructions: the size of `program`.
+    let result =
+        unsafe { libc::ptrace(PTRACE_SECCOMP_GET_FILTER as _, tid.as_raw(), index, program.as_mut_ptr()) };
+    match Errno::result(result) {
+        Ok(count) => {
+            program.truncate(count as usize);
+            Ok(Some(program))
+        }
+        Err(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Where the standard form of XSAVE keeps component `number` (2 to 62): offset and size in bytes.

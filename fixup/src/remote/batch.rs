@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
+use super::seccomp::Asked;
+
 /// The most descriptors that one batch brings. The kernel's limit for one message is 253 (SCM_MAX_FD).
 pub(super) const MOST_DESCRIPTORS: usize = 250;
 
@@ -65,6 +67,22 @@ pub(super) struct Call {
     pub arguments: Vec<Argument>,
     /// Where in its data the kernel writes the number of a descriptor that the call opens.
     pub opens: Option<usize>,
+}
+
+impl Call {
+    /// For a seccomp filter: what of it is known before it is made.
+    pub fn asked(&self) -> Asked {
+        let mut arguments = [Some(0); 6];
+        for (place, argument) in arguments.iter_mut().zip(&self.arguments) {
+            *place = match argument {
+                Argument::Value(value) => Some(*value),
+                Argument::Number(Descriptor::Number(number)) => Some(*number as u64),
+                Argument::Number(Descriptor::Received(_)) | Argument::Data(_) => None,
+            };
+        }
+        let name = if self.number == libc::SYS_ioctl { "ioctl" } else { "dup3" };
+        Asked { name, number: self.number, arguments }
+    }
 }
 
 /// Descriptors to send, and the calls that the process makes with them, one after the other. A call

@@ -98,6 +98,17 @@ pub enum Error {
         /// How many were sent.
         sent: usize,
     },
+    /// The seccomp filters of the process do not allow a call.
+    #[error(
+        "the seccomp filters of process {pid} do not allow {call}, which has to be made inside of it: allow that, or \
+        restart the process"
+    )]
+    Filtered {
+        /// The process.
+        pid: i32,
+        /// The name of the call.
+        call: &'static str,
+    },
     /// The socket pair of the chain could not be made inside the process.
     #[error("process {pid} cannot make a socket pair: {source}")]
     SocketPair {

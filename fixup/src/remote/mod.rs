@@ -27,8 +27,10 @@
 #![cfg_attr(not(target_arch = "x86_64"), allow(unused, unreachable_code))]
 
 mod batch;
+mod bpf;
 mod error;
 mod facts;
+mod seccomp;
 mod session;
 mod tracees;
 

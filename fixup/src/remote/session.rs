@@ -15,9 +15,10 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use super::arch::{self, Chain, Gadgets, Spot};
-use super::batch::{Batch, MOST_DESCRIPTORS};
+use super::batch::{Batch, Call, MOST_DESCRIPTORS};
 use super::error::{Error, Result};
-use super::facts::{self, Memory, Status};
+use super::facts::{self, Memory};
+use super::seccomp::{Asked, Filters, Verdict};
 use super::tracees::{Stop, Tracees, pid_of, resume, wait_for_stop};
 
 /// A socket must hold a whole batch.
@@ -32,7 +33,6 @@ pub struct Stopped<'fd> {
     tracees: Tracees,
     spot: Spot,
     gadgets: Gadgets,
-    seccomp: bool,
 }
 
 impl<'fd> Stopped<'fd> {
@@ -41,7 +41,8 @@ impl<'fd> Stopped<'fd> {
     /// # Errors
     /// Refused are, with nothing changed: a process that is gone, traced, or stopped by a signal; a thread
     /// that does not stop before `deadline`; a process without what the chain is built from (32-bit
-    /// code, a shadow stack, no thread with room on a stack of a known kind).
+    /// code, a shadow stack, seccomp filters that do not tolerate its calls, no thread with room on a stack of a known
+    /// kind).
     pub fn attach(pidfd: BorrowedFd<'fd>, deadline: Instant) -> Result<Self> {
         let pid = pid_of(pidfd)?;
         let tracees = Tracees::attach(pid, deadline)?;
@@ -52,8 +53,7 @@ impl<'fd> Stopped<'fd> {
         let mappings = facts::mappings(pid)?;
         let gadgets = Gadgets::find(pid, &mappings)?;
         let spot = choose(pid, &tracees, &mappings)?;
-        let seccomp = Status::read(pid, spot.tid())?.seccomp;
-        Ok(Self { pidfd, pid, tracees, spot, gadgets, seccomp })
+        Ok(Self { pidfd, pid, tracees, spot, gadgets })
     }
 
     /// The room for one batch, in bytes; see [`Batch::size`].
@@ -69,7 +69,7 @@ impl<'fd> Stopped<'fd> {
     /// Starts a session. An error leaves the process as it was.
     pub fn start(mut self, deadline: Instant) -> Result<Session<'fd>> {
         let tid = self.spot.tid();
-        if self.seccomp {
+        if self.spot.needs_suspension {
             suspend_seccomp(tid)?;
         }
         let chain = Chain::new(&self.spot, self.gadgets);
@@ -82,14 +82,21 @@ impl<'fd> Stopped<'fd> {
         }
         let (socket, number) = self.take_socket(&chain)?;
         // From here on the end of `socket` is what ends the chain.
-        if self.seccomp {
+        if self.spot.needs_suspension {
             // Its filters are off only while it is attached.
             resume(tid, None)?;
         } else {
             self.tracees.release(tid)?;
         }
-        let mut session =
-            Session { pidfd: self.pidfd, pid: self.pid, tracees: self.tracees, chain, socket, number };
+        let mut session = Session {
+            pidfd: self.pidfd,
+            pid: self.pid,
+            filters: self.spot.filters,
+            tracees: self.tracees,
+            chain,
+            socket,
+            number,
+        };
         // When an empty batch is done, the thread waits for the next and has closed what it does not need.
         session.run(&Batch::new(), deadline)?;
         Ok(session)
@@ -165,6 +172,7 @@ fn suspend_seccomp(tid: Pid) -> Result<()> {
 pub struct Session<'fd> {
     pidfd: BorrowedFd<'fd>,
     pid: Pid,
+    filters: Filters,
     chain: Chain,
     socket: OwnedFd,
     /// The number of the other end, in the process.
@@ -188,7 +196,7 @@ impl Session<'_> {
     /// opened, in the order of [`Batch::open`]; none where a call failed.
     ///
     /// # Errors
-    /// A batch that is too large is refused before it is sent. After a timeout the calls may still be
+    /// A batch that is too large, or has a call that the seccomp filters do not allow, is refused before it is sent. After a timeout the calls may still be
     /// made.
     pub fn run(&mut self, batch: &Batch<'_>, deadline: Instant) -> Result<Vec<Option<OwnedFd>>> {
         self.check(batch)?;
@@ -229,6 +237,10 @@ impl Session<'_> {
         let (needed, room) = (batch.size(), self.room());
         if needed > room {
             return Err(Error::NoRoom { pid, needed, room });
+        }
+        let is_forbidden = |asked: &Asked| self.filters.verdict(asked) != Verdict::Allowed;
+        if let Some(call) = batch.calls.iter().map(Call::asked).find(is_forbidden) {
+            return Err(Error::Filtered { pid, call: call.name });
         }
         let (count, most) = (batch.received(), MOST_DESCRIPTORS);
         if count > most {

@@ -9,7 +9,11 @@
 //! |---|---|
 //! | serve | reads one byte from standard input at a time, for ever |
 //! | churn | the same, while two threads open and close descriptors, and end the process if one of theirs is lost |
-//! | filtered | the same, with a seccomp filter that forbids socketpair and recvmsg |
+//! | filtered | as serve, with a seccomp filter by which socketpair and recvmsg fail |
+//! | filtered-vital, filtered-dup3 | the same for close, for dup3 |
+//! | filtered-deadly | the same, with one that ends the process for process_vm_readv |
+//! | filtered-strict | the same, with one that ends it for all that this program does not call itself |
+//! | filtered-fitting | the same, with one that allows what the engine needs besides |
 //! | vfork | waits for a child of vfork, which reads one byte |
 //! | poll, poll-timeout, ppoll, epoll, epoll-pwait | waits for standard input once |
 //! | futex, futex-timeout, nanosleep, sigsuspend | waits for a signal or the time once |
@@ -240,22 +244,16 @@ fn prepare_signals() {
     }
 }
 
-/// Forbids socketpair and recvmsg: they fail with EPERM.
-fn filter_calls() {
+/// Installs a seccomp filter with one result for these calls, and another for all others.
+fn filter_calls(calls: &[i64], result: u32, otherwise: u32) {
     let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
-    let unless = |number: i64, skip: u8| libc::sock_filter {
-        code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
-        jt: skip,
-        jf: 0,
-        k: number as u32,
-    };
-    let mut filter = [
-        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
-        unless(libc::SYS_socketpair, 2),
-        unless(libc::SYS_recvmsg, 1),
-        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
-        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
-    ];
+    let mut filter = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0)];
+    for &number in calls {
+        let is_it = statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number as u32);
+        filter.push(libc::sock_filter { jf: 1, ..is_it });
+        filter.push(statement(libc::BPF_RET | libc::BPF_K, result));
+    }
+    filter.push(statement(libc::BPF_RET | libc::BPF_K, otherwise));
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
     // SAFETY: `program` describes `filter`, and both live until the call returns.
     let result = unsafe {
@@ -263,6 +261,44 @@ fn filter_calls() {
         libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)
     };
     assert_eq!(result, 0);
+}
+
+/// What this program calls while it serves.
+const OWN_CALLS: [i64; 6] = [
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_sigaltstack,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_exit_group,
+];
+
+/// What the engine calls in it besides.
+const CALLS_OF_THE_ENGINE: [i64; 8] = [
+    libc::SYS_socketpair,
+    libc::SYS_process_vm_readv,
+    libc::SYS_close,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_ioctl,
+    libc::SYS_dup3,
+];
+
+/// The filters by the names of modes.
+fn filter_by(mode: &str) {
+    const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+    const FAIL: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    match mode {
+        "filtered" => filter_calls(&[libc::SYS_socketpair, libc::SYS_recvmsg], FAIL, ALLOW),
+        "filtered-vital" => filter_calls(&[libc::SYS_close], FAIL, ALLOW),
+        "filtered-deadly" => filter_calls(&[libc::SYS_process_vm_readv], KILL, ALLOW),
+        "filtered-dup3" => filter_calls(&[libc::SYS_dup3], FAIL, ALLOW),
+        "filtered-strict" => filter_calls(&OWN_CALLS, ALLOW, KILL),
+        "filtered-fitting" => filter_calls(&[&OWN_CALLS[..], &CALLS_OF_THE_ENGINE].concat(), ALLOW, KILL),
+        other => panic!("unknown filter {other}"),
+    }
 }
 
 /// Sleeps in vfork until its child read a byte from standard input.
@@ -357,8 +393,8 @@ fn main() {
             spawn_vital(churn);
             serve();
         }
-        "filtered" => {
-            filter_calls();
+        mode if mode.starts_with("filtered") => {
+            filter_by(mode);
             serve();
         }
         "vfork" => wait_in_vfork(),

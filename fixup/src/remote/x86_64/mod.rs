@@ -28,6 +28,7 @@
 //! it was, and the chain ends. A batch ends with a report to the engine, the pristine copy put back, and a
 //! jump to RECEIVE. What a call opens is sent to the engine and closed at once, by links of the same batch.
 
+mod calls;
 mod chain;
 mod encode;
 mod gadgets;

@@ -5,6 +5,8 @@ use nix::unistd::Pid;
 
 use super::super::error::{Error, Result};
 use super::super::facts::{Mapping, Memory, Status};
+use super::super::seccomp::Filters;
+use super::calls::needs_suspension;
 use super::interruption::{Interrupted, failed, interruption, resumed};
 use super::layout::Layout;
 use super::stack::stack_room;
@@ -27,6 +29,9 @@ pub struct Spot {
     pub registers_if_handled: Option<Registers>,
     pub mask: u64,
     pub xstate: Vec<u8>,
+    pub filters: Filters,
+    /// The filters do not allow all that the chain does.
+    pub needs_suspension: bool,
     /// The lowest and the highest address of the chain.
     bottom: u64,
     top: u64,
@@ -50,6 +55,12 @@ impl Spot {
         if status.shadow_stack {
             return Ok(Err("has a shadow stack".to_owned()));
         }
+        let filters = if status.seccomp { Filters::of(tid) } else { Ok(Filters::default()) };
+        let (filters, needs_suspension) =
+            match filters.and_then(|found| Ok((needs_suspension(&found)?, found))) {
+                Ok((needs_suspension, filters)) => (filters, needs_suspension),
+                Err(reason) => return Ok(Err(reason)),
+            };
         let interrupted = match interruption(pid, &registers) {
             Ok(interrupted) => interrupted,
             Err(reason) => return Ok(Err(reason)),
@@ -75,6 +86,8 @@ impl Spot {
             registers_if_handled: failed(registers, interrupted),
             mask,
             xstate,
+            filters,
+            needs_suspension,
             bottom,
             top,
             rank,
