@@ -3,6 +3,7 @@
 //! | module | role |
 //! |---|---|
 //! | [`sandbox`] | what a test uses: a private world, a master in it, the tools, touches |
+//! | [`stepper`] | runs a tool up to its n-th system call, and does something there |
 //! | [`machine`] | a booted Debian with the real systemd and automount(8) |
 //! | [`guard`] | tests that need what this machine lacks are skipped, and counted |
 //! | [`master`] | the reference master: a small autofs daemon |
@@ -16,3 +17,4 @@ pub mod init;
 pub mod machine;
 pub mod master;
 pub mod sandbox;
+pub mod stepper;

@@ -81,6 +81,9 @@ struct World {
 struct Program {
     #[arg(long)]
     uid: Option<u32>,
+    /// Stop before the command is executed, for a tracer to go on from there
+    #[arg(long)]
+    held: bool,
     #[arg(last = true, required = true)]
     words: Vec<OsString>,
 }

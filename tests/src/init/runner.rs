@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Gid, Uid, chroot, fchdir, setgid, setgroups, setsid, setuid};
 
 use super::Program;
@@ -25,6 +25,7 @@ pub fn run(link: &str, enter: Option<i32>, program: &Program) -> Result<ExitCode
     if let Some(uid) = program.uid {
         command.arg(format!("--uid={uid}"));
     }
+    command.args(program.held.then_some("--held"));
     let mut child = command.arg("--").args(&program.words).spawn().context("start the command")?;
     link.tell(&format!("pid {}", child.id()))?;
     link.watch(&mut child)?;
@@ -62,6 +63,9 @@ pub fn exec(program: &Program) -> Result<ExitCode> {
     }
     // After the change of user, which clears it.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("tie this process to its parent")?;
+    if program.held {
+        raise(Signal::SIGSTOP).context("wait for the tracer")?;
+    }
     let error = command.args(arguments).exec();
     eprintln!("sandbox-init: run {}: {error}", name.to_string_lossy());
     Ok(ExitCode::from(127))

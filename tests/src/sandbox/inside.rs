@@ -67,7 +67,7 @@ impl Inside {
     }
 
     pub(super) fn place(&self) -> Place {
-        Place { enter: Some(self.pid), uid: None }
+        Place { enter: Some(self.pid), ..Place::default() }
     }
 
     /// The mountinfo of its init.

@@ -21,6 +21,8 @@ pub(super) struct Place {
     pub enter: Option<Pid>,
     /// As this user.
     pub uid: Option<u32>,
+    /// It waits for a tracer before it is executed.
+    pub held: bool,
 }
 
 /// A process that a test started, with its pid and its end. It is killed when this is dropped.
@@ -49,6 +51,7 @@ impl Process {
         if let Some(uid) = place.uid {
             command.arg(format!("--uid={uid}"));
         }
+        command.args(place.held.then_some("--held"));
         command.arg("--").arg(name);
         let mut helper = set_up(&mut command).spawn().context("start sandbox-init")?;
         let connected = listener.accept(DEADLINE).and_then(|mut link| Ok((link.pid(DEADLINE)?, link)));

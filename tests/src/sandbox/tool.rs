@@ -98,6 +98,12 @@ impl TestCommand {
         self
     }
 
+    /// Does not let it begin until [`step`](crate::stepper::step) does.
+    pub fn held(mut self) -> Self {
+        self.place.held = true;
+        self
+    }
+
     /// Sets a variable of its environment.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
