@@ -130,6 +130,11 @@ fn write_name(name: &str, json: &mut Vec<u8>) {
     json.extend_from_slice(b"\":");
 }
 
+/// What JSON takes in a string and YAML does not take, or takes for the end of a line or for the mark of an encoding.
+fn needs_escape(c: char) -> bool {
+    matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+}
+
 /// Where in the document the writer is. Depth 1 is inside the document itself.
 #[derive(Default)]
 struct Flow {
@@ -217,6 +222,22 @@ impl Formatter for Flow {
             (false, 1) => out.write_all(b" \""),
             (false, _) => out.write_all(b"\""),
         }
+    }
+
+    fn write_string_fragment<W: Write + ?Sized>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        if rest.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+            return out.write_all(rest.as_bytes());
+        }
+        while let Some(at) = rest.find(needs_escape) {
+            out.write_all(&rest.as_bytes()[..at])?;
+            let mut behind = rest[at..].chars();
+            if let Some(escaped) = behind.next() {
+                write!(out, "\\u{:04x}", u32::from(escaped))?;
+            }
+            rest = behind.as_str();
+        }
+        out.write_all(rest.as_bytes())
     }
 
     fn end_string<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {

@@ -69,6 +69,13 @@ fn where_from(kind: &str) -> &'static str {
     }
 }
 
+#[cfg(any(test, feature = "arbitrary"))]
+impl<'a, K> arbitrary::Arbitrary<'a> for Format<K> {
+    fn arbitrary(_: &mut arbitrary::Unstructured<'a>) -> arbitrary::Result<Self> {
+        Ok(Self::CURRENT)
+    }
+}
+
 // Written out, as derive would ask the same of K, which is only a name here.
 impl<K> Clone for Format<K> {
     fn clone(&self) -> Self {

@@ -10,8 +10,11 @@ mod guard;
 pub mod image;
 mod output;
 pub mod report;
+#[cfg(test)]
+mod round_trip;
 pub mod stage;
 
+use std::borrow::Cow;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 
@@ -115,8 +118,9 @@ pub fn parse<D: Kind + DeserializeOwned>(text: &[u8], name: &str) -> Result<D, D
     if !is_whole(text) {
         return Err(invalid(format!("it is cut off: its last line is not '{END}'")));
     }
-    // The usual form, if nothing is wrong with it; what is wrong the parser can tell with its line.
-    if let Some(Ok(document)) = flow::to_json(text).map(|json| serde_json::from_slice(&json)) {
+    // The usual form or JSON, if nothing is wrong with it; what is wrong the parser can tell with its line.
+    let json = if is_json(text) { Some(text.as_bytes().into()) } else { flow::to_json(text).map(Cow::from) };
+    if let Some(Ok(document)) = json.map(|json| serde_json::from_slice(&json)) {
         return Ok(document);
     }
     guard::check(text).map_err(|error| invalid(error.to_string()))?;
@@ -126,8 +130,11 @@ pub fn parse<D: Kind + DeserializeOwned>(text: &[u8], name: &str) -> Result<D, D
 /// Whether the end of a document is there. Without the mark, a list that was cut off between two
 /// entries would be taken for a shorter one. A document in one pair of braces (JSON) needs none.
 fn is_whole(text: &str) -> bool {
-    let text = text.trim();
-    text.starts_with('{') || text.lines().next_back().is_some_and(|line| line.trim_end() == END)
+    is_json(text) || text.trim().lines().next_back().is_some_and(|line| line.trim_end() == END)
+}
+
+fn is_json(text: &str) -> bool {
+    text.trim_start().starts_with('{')
 }
 
 /// Writes a document in its usual form.

@@ -1,5 +1,7 @@
 //! The words of the project as types. What they mean is in the design; here is how they are written.
 
+#[cfg(any(test, feature = "arbitrary"))]
+mod arbitrary;
 mod device;
 mod fdflags;
 mod options;

@@ -10,3 +10,4 @@ pub mod mount;
 pub mod namespace;
 pub mod process;
 pub mod ptrace;
+pub mod yaml;
