@@ -26,8 +26,9 @@ pub fn free(process: Option<Pid>, mount_points: &[&TextPath]) -> String {
     command
 }
 
-/// A word as the shell reads it as one: in quotes if it needs them. What cannot be shown is written as `$'\xHH'`, which
-/// POSIX has since 2024, and most shells longer.
+/// A word as the shell reads it as one: in quotes if it needs them. What cannot be shown is written as `$'\OOO'`, which
+/// POSIX has since 2024, and most shells longer. In octal, as that ends after three digits: how many digits `\xHH` has if
+/// one more follows depends on the shell.
 pub fn shell_word(word: &[u8]) -> Cow<'_, str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/_.,:=+@%-".contains(c);
     match std::str::from_utf8(word) {
@@ -45,7 +46,7 @@ fn escape(word: &[u8]) -> String {
         match byte {
             b'\'' | b'\\' => escaped.extend(['\\', byte.into()]),
             b' '..=b'~' => escaped.push(byte.into()),
-            _ => escaped.push_str(&format!("\\x{byte:02x}")),
+            _ => escaped.push_str(&format!("\\{byte:03o}")),
         }
     }
     escaped
@@ -65,11 +66,31 @@ mod tests {
             (r"a\x2db", r"'a\x2db'"),
             ("$(x)", "'$(x)'"),
             ("größe", "'größe'"),
-            ("a\nb'\\", r"$'a\x0ab\'\\'"),
+            ("a\nb'\\", r"$'a\012b\'\\'"),
         ] {
             assert_eq!(shell_word(word.as_bytes()), shown);
         }
-        assert_eq!(shell_word(b"/\xff a"), r"$'/\xff a'");
+        assert_eq!(shell_word(b"/\xff a"), r"$'/\377 a'");
+    }
+
+    #[test]
+    fn a_shell_reads_every_word_as_it_was() {
+        arbtest::arbtest(|u| {
+            let words: Vec<Vec<u8>> = u.arbitrary()?;
+            let words: Vec<_> = words.into_iter().map(|word| [&word[..], b"0"].concat()).collect();
+            let words: Vec<_> = words.into_iter().filter(|word| !word.contains(&0)).collect();
+            let shown: Vec<_> = words.iter().map(|word| shell_word(word)).collect();
+            assert!(!shown.iter().any(|word| word.contains(char::is_control)), "{shown:?}");
+            let script = format!("printf '%s\\0' {}", shown.join(" "));
+            let read = std::process::Command::new("bash").args(["-c", &script]).output().expect("bash");
+            let expected: Vec<u8> = if words.is_empty() { vec![0] } else { joined(&words) };
+            assert_eq!(read.stdout, expected, "{script}");
+            Ok(())
+        });
+    }
+
+    fn joined(words: &[Vec<u8>]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.iter().copied().chain([0])).collect()
     }
 
     #[test]
