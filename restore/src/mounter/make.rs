@@ -1,5 +1,6 @@
 //! Making the superblocks of a group, and their mounts.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -12,18 +13,20 @@ use autofs_cr_common::sys::autofs::set_timeout_as_admin;
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
 use rustix::mount::MountAttrFlags;
 
+use super::place::Place;
 use super::prepare::relative;
 use super::superblock::{self, Recipe};
+use super::take::Taken;
 use super::{Mounter, moves};
 use crate::attributes;
 use crate::live::Masters;
 use crate::plan::Action;
 
 /// A superblock that is adopted.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Adopted {
-    /// Its root, open for reading.
-    pub root: OwnedFd,
+    /// Its root, open for reading; none where descriptors are scarce.
+    pub root: Option<OwnedFd>,
     /// The timeout that it had, once another was set.
     pub timeout: Option<Duration>,
 }
@@ -45,13 +48,23 @@ impl Mounter<'_> {
         self.begun.extend(items);
         for &item in items.iter().rev() {
             self.progress.set(item);
-            self.take(item).with_context(|| self.name(item))?;
+            self.find_again(item).and_then(|()| self.take(item)).with_context(|| self.name(item))?;
         }
         for &item in items {
             self.progress.set(item);
             let action = self.plan.items[item].action;
             self.make(item, action, Number::Planned).with_context(|| self.name(item))?;
             self.bring_back(item)?;
+        }
+        Ok(())
+    }
+
+    /// Finds an old superblock that was found before and not kept open.
+    fn find_again(&mut self, item: usize) -> anyhow::Result<()> {
+        let Some(old) = &self.plan.items[item].old else { return Ok(()) };
+        if !self.taken.contains_key(&item) {
+            let taken = self.find_old(old, &HashSet::new())?;
+            self.taken.insert(item, taken);
         }
         Ok(())
     }
@@ -68,9 +81,8 @@ impl Mounter<'_> {
         match action {
             Action::Keep => return Ok(()),
             Action::Adopt => {
-                let adopted = self.adopted.get_mut(&item).ok_or_else(|| anyhow!("it was not found"))?;
-                let before = set_timeout_as_admin(adopted.root.as_fd(), superblock.options.timeout());
-                adopted.timeout = Some(before.context("cannot set its timeout")?);
+                let before = self.set_adopted_timeout(item, superblock.options.timeout())?;
+                self.adopted.entry(item).or_default().timeout = Some(before);
                 return Ok(());
             }
             Action::Connect | Action::Create | Action::Leave => {}
@@ -91,6 +103,19 @@ impl Mounter<'_> {
         self.attach_all(item, &whole)
     }
 
+    /// Sets the timeout of a superblock that is adopted, and gives what it was.
+    pub(super) fn set_adopted_timeout(&self, item: usize, timeout: Duration) -> anyhow::Result<Duration> {
+        let found;
+        let root = match self.adopted.get(&item).and_then(|adopted| adopted.root.as_ref()) {
+            Some(root) => root,
+            None => {
+                found = self.open_adopted(item)?;
+                &found
+            }
+        };
+        set_timeout_as_admin(root.as_fd(), timeout).context("cannot set its timeout")
+    }
+
     /// Attaches the mount of a superblock that is connected already: with what is parked for it on it from its first
     /// instant, as who asks before that comes has the master mount it once more.
     fn attach_with_content(&mut self, item: usize, whole: &OwnedFd) -> anyhow::Result<()> {
@@ -101,7 +126,7 @@ impl Mounter<'_> {
         }
         let stage = self.open_park()?.stage(whole).context("cannot mount it aside")?;
         let attached = self.load(item, whole).and_then(|()| self.attach_all(item, whole));
-        let is_in_place = self.plan.items[item].mounts.iter().all(|mount| self.made.contains_key(mount));
+        let is_in_place = self.plan.items[item].mounts.iter().all(|mount| self.made.contains(*mount));
         if attached.is_err() && !is_in_place {
             self.unload(item, &stage)?;
         }
@@ -163,29 +188,28 @@ impl Mounter<'_> {
 
     fn attach(&mut self, index: usize, tree: OwnedFd) -> anyhow::Result<()> {
         let mount = &self.plan.image.mounts[index];
-        let place = self.place_of(index, mount)?;
-        moves::onto(&place, &tree).with_context(|| format!("cannot mount it on {}", mount.mount_point))?;
+        let attached = self.place_of(index, mount)?.attach(&tree);
+        attached.with_context(|| format!("cannot mount it on {}", mount.mount_point))?;
         let set = mount_setattr(&tree, Some(self.attributes(index)), propagation_type(mount.propagation));
         // Also if that failed, so that an undo finds it.
-        self.made.insert(index, tree);
+        let taken = self.taken.get(&self.plan.item_of[index]);
+        let must_stay_open = self.outer.contains(&index) || taken.is_some_and(Taken::has_content);
+        self.made.insert(index, tree, must_stay_open)?;
         set.with_context(|| format!("cannot set the options of {}", mount.mount_point))
     }
 
-    fn place_of(&mut self, index: usize, mount: &Mount) -> anyhow::Result<OwnedFd> {
-        if let Some(place) = self.places.remove(&index) {
-            return Ok(place);
+    fn place_of<'p>(&'p mut self, index: usize, mount: &'p Mount) -> anyhow::Result<Place<'p>> {
+        let path = &mount.mount_point;
+        if self.found.remove(&index) {
+            return Ok(self.root.found_place(path)?);
         }
         let within_autofs = mount.within == Within::Autofs;
         let parent = self.plan.parents[index].filter(|_| within_autofs);
-        if let Some((parent, tree)) = parent.and_then(|parent| Some((parent, self.made.get(&parent)?))) {
+        if let Some((parent, tree)) = parent.and_then(|parent| Some((parent, self.made.get(parent)?))) {
             let outer = &self.plan.image.mounts[parent].mount_point;
-            return Ok(super::place::inside(
-                tree.as_fd(),
-                relative(outer, &mount.mount_point),
-                &mount.mount_point,
-            )?);
+            return Ok(Place::Open(super::place::inside(tree, relative(outer, path), path)?));
         }
-        Ok(self.root.place(&mount.mount_point, mount.covers)?)
+        Ok(self.root.place(path, mount.covers)?)
     }
 }
 

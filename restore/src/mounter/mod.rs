@@ -13,6 +13,7 @@
 
 pub mod fresh;
 mod launch;
+mod made;
 mod make;
 mod moves;
 mod numbers;
@@ -23,7 +24,7 @@ mod superblock;
 mod take;
 mod undo;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
@@ -34,6 +35,7 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context, bail};
 use autofs_cr_common::channel::{Channel, ChannelError, MAX_MESSAGE};
 use autofs_cr_common::child::undivided;
+use autofs_cr_common::limits::raise_descriptors;
 use autofs_cr_common::model::Pid;
 use autofs_cr_common::sys::autofs::ControlDevice;
 use autofs_cr_common::sys::mmap::SharedWords;
@@ -43,6 +45,7 @@ use crate::live::Masters;
 use crate::parked::Cover;
 use crate::plan::Plan;
 pub use launch::Launch;
+use made::Made;
 use numbers::Numbers;
 use park::Park;
 pub use park::SOURCE as PARKING_SOURCE;
@@ -116,10 +119,12 @@ pub struct Mounter<'a> {
     taken: HashMap<usize, Taken>,
     /// Superblocks that are adopted, by item.
     adopted: HashMap<usize, make::Adopted>,
-    /// Places that were found while preparing, by mount.
-    places: HashMap<usize, OwnedFd>,
-    /// The mounts that were made, by mount.
-    made: HashMap<usize, OwnedFd>,
+    /// Mounts whose places were found while preparing.
+    found: HashSet<usize>,
+    /// The mounts that were made.
+    made: Made,
+    /// Mounts of the image in which others are.
+    outer: HashSet<usize>,
     /// Items in the order in which they were begun.
     begun: Vec<usize>,
     /// Items that wait for their masters' fixups, if all is undone.
@@ -209,8 +214,9 @@ impl<'a> Mounter<'a> {
             park: None,
             taken: HashMap::new(),
             adopted: HashMap::new(),
-            places: HashMap::new(),
-            made: HashMap::new(),
+            found: HashSet::new(),
+            made: Made::new(raise_descriptors()),
+            outer: plan.parents.iter().copied().flatten().collect(),
             begun: Vec::new(),
             unconnected: Vec::new(),
             // The image says the modes of directories as they are.

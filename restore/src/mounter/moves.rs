@@ -1,5 +1,6 @@
-//! Moving mounts by their descriptors: no path is walked.
+//! Moving mounts by their descriptors: no path is walked that is longer than a name.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -12,6 +13,11 @@ const BY_DESCRIPTORS: MoveMountFlags =
 /// Moves a mount onto a place.
 pub fn onto(place: impl AsFd, mount: impl AsFd) -> io::Result<()> {
     Ok(move_mount(mount, "", place, "", BY_DESCRIPTORS)?)
+}
+
+/// Moves a mount onto what has this name in a directory. A symbolic link is not followed.
+pub fn into(directory: impl AsFd, name: &OsStr, mount: impl AsFd) -> io::Result<()> {
+    Ok(move_mount(mount, "", directory, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
 /// Moves a mount beneath the mount `top`. Since Linux 6.5.

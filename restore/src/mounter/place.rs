@@ -1,13 +1,17 @@
 //! Finding the places where mounts go, inside the target's root.
 
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use autofs_cr_common::model::TextPath;
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, openat2, statx,
 };
+
+use super::moves;
 
 /// Why a place cannot be mounted on.
 #[derive(Debug, thiserror::Error)]
@@ -25,29 +29,76 @@ pub enum PlaceError {
 }
 
 /// What a place is.
-struct Place {
+struct Facts {
     is_directory: bool,
     is_mount_root: bool,
     mount_id: u64,
 }
 
+/// A place where a mount can go.
+#[derive(Debug)]
+pub enum Place<'a> {
+    /// A name in a directory: many places are in one, so that few descriptors and short walks do.
+    Named(BorrowedFd<'a>, &'a OsStr),
+    /// The place itself.
+    Open(OwnedFd),
+}
+
+impl Place<'_> {
+    /// Mounts there what is attached nowhere yet.
+    pub fn attach(&self, mount: impl AsFd) -> io::Result<()> {
+        match self {
+            Self::Named(directory, name) => moves::into(directory, name, mount),
+            Self::Open(place) => moves::onto(place, mount),
+        }
+    }
+}
+
+/// How many directories are kept open at most.
+const MOST_DIRECTORIES: usize = 256;
+
 /// The root directory of the target, which this process is in.
 #[derive(Debug)]
-pub struct Root(OwnedFd);
+pub struct Root {
+    fd: OwnedFd,
+    /// Directories that places were looked up in.
+    directories: HashMap<PathBuf, OwnedFd>,
+}
 
 impl Root {
     /// Opens the root directory of this process.
     pub fn open() -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self(rustix::fs::open("/", flags, Mode::empty())?))
+        Ok(Self { fd: rustix::fs::open("/", flags, Mode::empty())?, directories: HashMap::new() })
     }
 
     /// What is at `path`: a place where an image's mount can go. `covers` says whether the image has it
     /// on the root of another mount.
-    pub fn place(&self, path: &TextPath, covers: bool) -> Result<OwnedFd, PlaceError> {
-        let place = self.look_up(path).map_err(|source| explain(path, source))?;
-        check(path, &place, covers)?;
-        Ok(place)
+    pub fn place<'a>(&'a mut self, path: &'a TextPath, covers: bool) -> Result<Place<'a>, PlaceError> {
+        let (directory, name) = self.named(path)?;
+        let facts = examine(directory, name).map_err(|source| explain(path, source))?;
+        check(path, &facts, covers)?;
+        Ok(Place::Named(directory, name))
+    }
+
+    /// A place that [`place`](Self::place) has found before.
+    pub fn found_place<'a>(&'a mut self, path: &'a TextPath) -> Result<Place<'a>, PlaceError> {
+        self.named(path).map(|(directory, name)| Place::Named(directory, name))
+    }
+
+    /// The directory that a path is in, and its name there.
+    fn named<'a>(&'a mut self, path: &'a TextPath) -> Result<(BorrowedFd<'a>, &'a OsStr), PlaceError> {
+        let parts = path.parent().zip(path.file_name());
+        let (parent, name) = parts.ok_or_else(|| PlaceError::Missing(path.clone()))?;
+        if !self.directories.contains_key(parent) {
+            let directory =
+                self.look_up(parent, OFlags::DIRECTORY).map_err(|source| explain(path, source))?;
+            if self.directories.len() >= MOST_DIRECTORIES {
+                self.directories.clear();
+            }
+            self.directories.insert(parent.to_owned(), directory);
+        }
+        Ok((self.directories[parent].as_fd(), name))
     }
 
     /// The top mount at `path`, if it has this id.
@@ -61,22 +112,22 @@ impl Root {
 
     /// The top mount at `path`, and its id.
     pub fn top(&self, path: &TextPath) -> io::Result<(OwnedFd, u64)> {
-        let fd = self.look_up(path)?;
+        // Without O_DIRECTORY, so that an autofs mount there is not triggered.
+        let fd = self.look_up(path, OFlags::NOFOLLOW)?;
         let id = mount_id(fd.as_fd())?;
         Ok((fd, id))
     }
 
-    /// Opens a place as such. Without O_DIRECTORY, so that an autofs mount there is not triggered.
-    fn look_up(&self, path: &TextPath) -> io::Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    /// Opens a place as such.
+    fn look_up(&self, path: &Path, more: OFlags) -> io::Result<OwnedFd> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        Ok(openat2(&self.0, path as &Path, flags, Mode::empty(), resolve)?)
+        Ok(openat2(&self.fd, path, OFlags::PATH | OFlags::CLOEXEC | more, Mode::empty(), resolve)?)
     }
 }
 
 impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
@@ -90,25 +141,26 @@ pub fn inside(mount: BorrowedFd<'_>, relative: &Path, path: &TextPath) -> Result
 
 /// The id of the mount that a descriptor is on.
 pub fn mount_id(fd: BorrowedFd<'_>) -> io::Result<u64> {
-    examine(fd).map(|place| place.mount_id)
+    examine(fd, OsStr::new("")).map(|facts| facts.mount_id)
 }
 
-fn examine(fd: BorrowedFd<'_>) -> io::Result<Place> {
-    let found =
-        statx(fd, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE | StatxFlags::MNT_ID)?;
-    Ok(Place {
+/// Looks at a name in a directory, or with an empty one at what is open.
+fn examine(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<Facts> {
+    let flags =
+        AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let found = statx(at, name, flags, StatxFlags::TYPE | StatxFlags::MNT_ID)?;
+    Ok(Facts {
         is_directory: FileType::from_raw_mode(found.stx_mode.into()) == FileType::Directory,
         is_mount_root: found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
         mount_id: found.stx_mnt_id,
     })
 }
 
-fn check(path: &TextPath, fd: &OwnedFd, covers: bool) -> Result<(), PlaceError> {
-    let place = examine(fd.as_fd()).map_err(|source| explain(path, source))?;
-    match place {
-        Place { is_directory: false, .. } => Err(PlaceError::NoDirectory(path.clone())),
-        Place { is_mount_root: true, .. } if !covers => Err(PlaceError::Covered(path.clone())),
-        Place { is_mount_root: false, .. } if covers => Err(PlaceError::Bare(path.clone())),
+fn check(path: &TextPath, facts: &Facts, covers: bool) -> Result<(), PlaceError> {
+    match facts {
+        Facts { is_directory: false, .. } => Err(PlaceError::NoDirectory(path.clone())),
+        Facts { is_mount_root: true, .. } if !covers => Err(PlaceError::Covered(path.clone())),
+        Facts { is_mount_root: false, .. } if covers => Err(PlaceError::Bare(path.clone())),
         _ => Ok(()),
     }
 }

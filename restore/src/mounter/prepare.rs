@@ -25,10 +25,15 @@ impl Mounter<'_> {
         for (index, item) in plan.items.iter().enumerate() {
             self.progress.set(index);
             if let Some(old) = &item.old {
-                self.find_old(index, old, &covered)?;
+                let taken = self.find_old(old, &covered)?;
+                // Without it, it is found again when it is to go.
+                if taken.roots.last().is_none_or(|root| !self.made.is_scarce(&root.fd)) {
+                    self.taken.insert(index, taken);
+                }
             } else if item.action == Action::Adopt {
-                let adopted = self.find_adopted(index, item)?;
-                self.adopted.insert(index, adopted);
+                let root = self.open_adopted(index)?;
+                let root = (!self.made.is_scarce(&root)).then_some(root);
+                self.adopted.insert(index, Adopted { root, timeout: None });
             }
             self.find_parked(index, item)?;
             self.check_group(item)?;
@@ -39,7 +44,9 @@ impl Mounter<'_> {
         Ok(())
     }
 
-    fn find_old(&mut self, item: usize, old: &Old, covered: &HashSet<&TextPath>) -> anyhow::Result<()> {
+    /// Finds a superblock that is to go. What is mounted on those that are `covered` by a mount of the image is
+    /// found when that is gone.
+    pub(super) fn find_old(&self, old: &Old, covered: &HashSet<&TextPath>) -> anyhow::Result<Taken> {
         let mut taken = Taken::default();
         for OldMount { id, mount_point, is_shared } in &old.mounts {
             let fd = self.open_mount(mount_point, old.device)?;
@@ -52,13 +59,11 @@ impl Mounter<'_> {
             });
         }
         for content in &old.content {
-            // What a mount of the image covers is found when that is gone.
             if !covered.contains(&content.mount_point) {
                 self.find_content(content)?;
             }
         }
-        self.taken.insert(item, taken);
-        Ok(())
+        Ok(taken)
     }
 
     /// Finds what a restore that was killed parked, and belongs on this item.
@@ -100,11 +105,10 @@ impl Mounter<'_> {
         self.root.mount(&content.mount_point, content.id).with_context(what)
     }
 
-    fn find_adopted(&self, index: usize, item: &Item) -> anyhow::Result<Adopted> {
-        let mount = item.mounts.first().map(|&mount| &self.plan.image.mounts[mount].mount_point);
-        let mount_point = mount.cloned().unwrap_or_default();
-        let root = self.open_mount(&mount_point, self.plan.image.superblocks[index].device)?;
-        Ok(Adopted { root, timeout: None })
+    pub(super) fn open_adopted(&self, index: usize) -> anyhow::Result<OwnedFd> {
+        let mount = self.plan.items[index].mounts.first();
+        let mount_point = mount.map(|&mount| self.plan.image.mounts[mount].mount_point.clone());
+        self.open_mount(&mount_point.unwrap_or_default(), self.plan.image.superblocks[index].device)
     }
 
     pub(super) fn open_mount(&self, mount_point: &TextPath, device: Device) -> anyhow::Result<OwnedFd> {
@@ -121,7 +125,10 @@ impl Mounter<'_> {
                 Some(parent) if self.is_made(parent) => self.check_inside(parent, index)?,
                 // The place is found when the old superblock is gone from it.
                 _ if replaced => {}
-                _ => drop(self.places.insert(index, self.root.place(&mount.mount_point, mount.covers)?)),
+                _ => {
+                    self.root.place(&mount.mount_point, mount.covers)?;
+                    self.found.insert(index);
+                }
             }
         }
         Ok(())

@@ -27,6 +27,13 @@ pub(super) struct Taken {
     pub loaded: Vec<(OwnedFd, TextPath)>,
 }
 
+impl Taken {
+    /// Whether something is to be mounted on the new superblock, or was.
+    pub fn has_content(&self) -> bool {
+        !self.parked.is_empty() || !self.loaded.is_empty()
+    }
+}
+
 /// A mount of such a superblock.
 #[derive(Debug)]
 pub(super) struct Root {
@@ -276,9 +283,10 @@ impl Mounter<'_> {
 
     fn place_for_content(&self, item: usize, taken: &Taken, path: &TextPath) -> anyhow::Result<OwnedFd> {
         let planned = &self.plan.items[item];
-        let new = planned.mounts.iter().filter_map(|index| {
-            Some((&self.plan.image.mounts[*index].mount_point, self.made.get(index)?.as_fd()))
-        });
+        let new = planned
+            .mounts
+            .iter()
+            .filter_map(|index| Some((&self.plan.image.mounts[*index].mount_point, self.made.get(*index)?)));
         let old = taken.roots.iter().map(|root| (&root.mount_point, root.fd.as_fd()));
         let (outer, mount) = new
             .chain(old)

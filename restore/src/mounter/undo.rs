@@ -1,14 +1,14 @@
 //! Going back. What was made at a free place is taken away, unless something was mounted on it meanwhile.
 //! Where an old superblock was taken away, an equal one stands in its place, or is put there.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use anyhow::{Context, bail};
 use autofs_cr_common::model::TextPath;
-use autofs_cr_common::sys::autofs::set_timeout_as_admin;
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
 use rustix::mount::{UnmountFlags, unmount};
 
+use super::made::Tree;
 use super::make::Number;
 use super::{Mounter, superblock};
 use crate::plan::Action;
@@ -43,16 +43,16 @@ impl Mounter<'_> {
     }
 
     fn reset_timeout(&self, item: usize) -> Option<String> {
-        let adopted = self.adopted.get(&item)?;
-        let reset = set_timeout_as_admin(adopted.root.as_fd(), adopted.timeout?);
-        reset.err().map(|error| format!("{}: cannot set its timeout back: {error}", self.name(item)))
+        let before = self.adopted.get(&item)?.timeout?;
+        let reset = self.set_adopted_timeout(item, before);
+        reset.err().map(|error| format!("{}: cannot set it back: {error:#}", self.name(item)))
     }
 
     /// Takes the mounts of an item away again.
     fn unmake(&mut self, item: usize) -> Vec<String> {
         let mut problems = Vec::new();
         for &mount in self.plan.items[item].mounts.iter().rev() {
-            let Some(tree) = self.made.remove(&mount) else { continue };
+            let Some(tree) = self.made.remove(mount) else { continue };
             let mount_point = &self.plan.image.mounts[mount].mount_point;
             if let Err(error) = self.unmount_made(tree, mount_point) {
                 problems.push(format!(
@@ -64,7 +64,8 @@ impl Mounter<'_> {
     }
 
     /// Unmounts a mount that was made, if nothing is mounted on it.
-    fn unmount_made(&self, tree: OwnedFd, mount_point: &TextPath) -> anyhow::Result<()> {
+    fn unmount_made(&self, tree: Tree, mount_point: &TextPath) -> anyhow::Result<()> {
+        let tree = tree.open(&self.root, mount_point)?;
         // Who waits for its master would wait on, and block the walk to it.
         let root = superblock::open_root(&tree)?;
         self.device.make_catatonic(root.as_fd())?;
@@ -81,7 +82,7 @@ impl Mounter<'_> {
     fn put_back(&mut self, item: usize, waits: bool) -> Vec<String> {
         let name = self.name(item);
         let was_taken = self.taken.get(&item).is_some_and(|taken| taken.roots.is_empty());
-        let is_made = self.plan.items[item].mounts.iter().all(|mount| self.made.contains_key(mount));
+        let is_made = self.plan.items[item].mounts.iter().all(|mount| self.made.contains(*mount));
         let mut problems = Vec::new();
         if was_taken && !is_made {
             problems.extend(self.unmake(item));
@@ -130,7 +131,7 @@ impl Mounter<'_> {
         if old.content.is_empty() {
             return Ok(());
         }
-        for tree in self.plan.items[item].mounts.iter().filter_map(|mount| self.made.get(mount)) {
+        for tree in self.plan.items[item].mounts.iter().filter_map(|mount| self.made.get(*mount)) {
             // A mount cannot be moved away from a shared one.
             mount_setattr(tree, None, Some(PropagationType::Private)).context("cannot make it private")?;
         }
