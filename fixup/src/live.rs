@@ -83,6 +83,7 @@ fn work(
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
     let process = find(&watch.segment.masters()[master])?;
+    process.check_rights()?;
     let opened = open_target(&process, watch.segment, master);
     // If it has ended, that is why nothing of it can be opened.
     let (target, pipes) = opened.or_else(|error| process.check_alive().and(Err(error)))?;

@@ -74,6 +74,8 @@ pub struct Status {
     pub session_ids: Vec<u32>,
     /// The real user id, for the reader.
     pub uid: Option<u32>,
+    /// The capabilities that it can use in its own user namespace: bit `n` is capability `n`.
+    pub effective: Option<u64>,
 }
 
 impl Status {
@@ -83,6 +85,11 @@ impl Status {
         for line in text.split(|&byte| byte == b'\n') {
             if let Some(value) = line.strip_prefix(b"Uid:") {
                 status.uid = numbers(value)?.first().copied();
+                continue;
+            }
+            if let Some(value) = line.strip_prefix(b"CapEff:") {
+                let digits = std::str::from_utf8(value.trim_ascii()).ok()?;
+                status.effective = Some(u64::from_str_radix(digits, 16).ok()?);
                 continue;
             }
             let (list, value) = match line {
@@ -133,10 +140,12 @@ mod tests {
 
     #[test]
     fn status_gives_the_ids_of_every_level() {
-        let text = b"Name:\tx\nUid:\t7\t0\t0\t0\nNStgid:\t8\t1\nNSpid:\t9\t2\nNSpgid:\t9\t2\nNSsid:\t4\t0\nVmPeak:\t 1 kB\n";
+        let text = b"Name:\tx\nUid:\t7\t0\t0\t0\nNStgid:\t8\t1\nNSpid:\t9\t2\nNSpgid:\t9\t2\nNSsid:\t4\t0\nVmPeak:\t 1 kB\n\
+            CapEff:\t0000000000200001\n";
         let status = Status::parse(text).expect("valid");
         assert_eq!((status.ids, status.process_ids, status.uid), (vec![9, 2], vec![8, 1], Some(7)));
         assert_eq!((status.group_ids, status.session_ids), (vec![9, 2], vec![4, 0]));
+        assert_eq!(status.effective, Some(0x20_0001));
         assert_eq!(Status::parse(b"Name:\tx\n"), None);
         assert_eq!(Status::parse(b"NSpid:\t-1\n"), None);
     }

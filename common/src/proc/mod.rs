@@ -129,6 +129,11 @@ impl ProcessDir {
         self.namespace("ns/pid")
     }
 
+    /// The inode number of its user namespace.
+    pub fn user_namespace(&self) -> io::Result<u64> {
+        self.namespace("ns/user")
+    }
+
     /// The inode numbers of its pid namespace and of those above that, as far as they are not above the reader's own.
     pub fn pid_namespaces(&self) -> io::Result<Vec<u64>> {
         let mut namespace = self.open("ns/pid", OFlags::RDONLY)?;

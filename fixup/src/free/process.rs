@@ -60,6 +60,9 @@ pub fn ability(world: &World, pid: Pid, start_time: u64) -> anyhow::Result<Abili
 }
 
 fn try_out(world: &World, process: &Process) -> Ability {
+    if let Err(error) = process.check_rights() {
+        return Ability::Unable(format!("{error:#}"));
+    }
     let patience = world.step(STOP);
     loop {
         let deadline = world.step(STOP);
@@ -68,7 +71,7 @@ fn try_out(world: &World, process: &Process) -> Ability {
             Ok(()) => return Ability::Able,
             // Perhaps by another fixup, which soon lets go of it. There is no event to wait for.
             Err(Error::Traced { .. }) if Instant::now() < patience => sleep(Duration::from_millis(5)),
-            Err(error @ (Error::Traced { .. } | Error::GroupStopped { .. })) => {
+            Err(error @ (Error::Traced { .. } | Error::GroupStopped { .. } | Error::Frozen { .. })) => {
                 return Ability::Held(error.to_string());
             }
             Err(error) => return Ability::Unable(error.to_string()),

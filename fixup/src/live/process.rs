@@ -12,6 +12,9 @@ use autofs_cr_common::target::{is_alive, open_pidfd};
 use nix::errno::Errno;
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
+/// In linux/capability.h.
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
 /// The process of a master.
 #[derive(Debug)]
 pub struct Process {
@@ -78,6 +81,31 @@ impl Process {
             return Ok(());
         }
         Err(Errno::ESRCH).with_context(|| format!("process {} has ended", self.pid))
+    }
+
+    /// An error if the kernel would not let it use the control device.
+    pub fn check_rights(&self) -> anyhow::Result<()> {
+        let ours = Proc::open().and_then(|proc| proc.this()?.user_namespace());
+        let ours = ours.context("cannot look at the user namespace of this process")?;
+        let failed = || format!("cannot look at the rights of process {}", self.pid);
+        if self.dir.user_namespace().with_context(failed)? != ours {
+            return Err(Errno::EPERM).with_context(|| {
+                format!(
+                    "process {} is in another user namespace: the kernel does not let it use /dev/autofs",
+                    self.pid
+                )
+            });
+        }
+        let effective = self.dir.status().with_context(failed)?.effective;
+        if effective.is_some_and(|effective| effective & CAP_SYS_ADMIN == 0) {
+            return Err(Errno::EPERM).with_context(|| {
+                format!(
+                    "process {} has no CAP_SYS_ADMIN: the kernel does not let it use /dev/autofs; restart this master",
+                    self.pid
+                )
+            });
+        }
+        Ok(())
     }
 
     /// A copy of one of its descriptors, to look at; `None` if it has none with this number. Nothing is

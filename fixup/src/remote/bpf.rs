@@ -157,7 +157,7 @@ mod tests {
     const RETURN_A: sock_filter = instruction(libc::BPF_RET | libc::BPF_A, 0, 0, 0);
 
     fn one_result(program: &[sock_filter]) -> Word {
-        let results = results(program, |offset| Some(offset)).expect("a program");
+        let results = results(program, Some).expect("a program");
         assert_eq!(results.len(), 1, "{results:?}");
         results[0]
     }

@@ -33,13 +33,23 @@ pub enum Error {
         /// The process.
         pid: i32,
     },
+    /// The process is in a control group that is frozen.
+    #[error("process {pid} is frozen by its control group; thaw it first")]
+    Frozen {
+        /// The process.
+        pid: i32,
+    },
     /// A thread did not stop: it sleeps where no signal reaches it.
-    #[error("thread {tid} of process {pid} does not stop (state D is uninterruptible sleep)")]
+    #[error(
+        "thread {tid} of process {pid} does not stop (it sleeps in {place} of the kernel, where no signal reaches it)"
+    )]
     Unstoppable {
         /// The process.
         pid: i32,
         /// The thread.
         tid: i32,
+        /// The kernel function that it sleeps in.
+        place: String,
     },
     /// The process uses something that the engine does not handle.
     #[error("cannot run system calls in process {pid}: {reason}")]

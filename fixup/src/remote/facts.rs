@@ -1,7 +1,7 @@
 //! What /proc says about a process that the engine works on, and access to its memory.
 
 use std::fs;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut, Read};
 
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
@@ -116,6 +116,22 @@ impl Status {
                 .is_some_and(|features| features.split_ascii_whitespace().any(|name| name == "shstk")),
         })
     }
+}
+
+/// Whether a process runs a program with addresses of 32 bits; false where that cannot be seen. Its file would say so
+/// too, but may be on a server that does not answer.
+pub(super) fn is_32_bit(pid: Pid) -> bool {
+    // Pairs of a type, which is a small number, and a value that is not zero, of half the size in such a process.
+    let mut first_type = [0; size_of::<u64>()];
+    let read =
+        fs::File::open(format!("/proc/{pid}/auxv")).and_then(|mut file| file.read_exact(&mut first_type));
+    read.is_ok() && u32::try_from(u64::from_ne_bytes(first_type)).is_err()
+}
+
+/// The kernel function that a thread sleeps in; empty if it does not, or that is not to be seen.
+pub(super) fn sleeps_in(pid: Pid, tid: Pid) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/task/{tid}/wchan")).unwrap_or_default();
+    if name == "0" { String::new() } else { name }
 }
 
 /// The threads of a process.

@@ -19,6 +19,10 @@ use super::facts::{self, Status};
 /// The event number of a stop that was asked for with PTRACE_INTERRUPT (linux/ptrace.h).
 const PTRACE_EVENT_STOP: i32 = 128;
 
+/// Where the kernel keeps the threads of a frozen control group: version 2, the same where the compiler has put it into
+/// its caller, and version 1.
+const FREEZERS: [&str; 3] = ["do_freezer_trap", "get_signal", "__refrigerator"];
+
 /// How long dropping waits for a thread to stop.
 const LAST_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -173,7 +177,8 @@ pub(super) fn wait_for_stop(pid: Pid, tid: Pid, deadline: Instant) -> Result<Sto
             Err(error) => return Err(Error::call("waitpid", tid.as_raw(), error)),
         }
         if Instant::now() >= deadline {
-            return Err(Error::Unstoppable { pid: pid.as_raw(), tid: tid.as_raw() });
+            let place = facts::sleeps_in(pid, tid);
+            return Err(Error::Unstoppable { pid: pid.as_raw(), tid: tid.as_raw(), place });
         }
         sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(1));
@@ -210,6 +215,9 @@ fn refuse_what_cannot_be_held(pid: Pid) -> Result<()> {
     if pid == getpid() {
         return Err(Error::Myself { pid: pid.as_raw() });
     }
+    if facts::is_32_bit(pid) {
+        return Err(Error::Unsuitable { pid: pid.as_raw(), reason: "it runs a 32-bit program".to_owned() });
+    }
     for tid in facts::threads(pid)? {
         let status = match Status::read(pid, tid) {
             Ok(status) => status,
@@ -221,6 +229,10 @@ fn refuse_what_cannot_be_held(pid: Pid) -> Result<()> {
         }
         if status.state == 'T' {
             return Err(Error::GroupStopped { pid: pid.as_raw() });
+        }
+        // It could be stopped, but would not run what it is told to before it is thawed.
+        if FREEZERS.contains(&&*facts::sleeps_in(pid, tid)) {
+            return Err(Error::Frozen { pid: pid.as_raw() });
         }
         if status.state == 'Z' && tid == pid && facts::threads(pid)?.len() == 1 {
             return Err(Error::Gone { pid: pid.as_raw() });

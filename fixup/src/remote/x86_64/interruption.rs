@@ -5,7 +5,7 @@ use nix::unistd::Pid;
 
 use super::super::error::{Error, Result};
 use super::super::facts::{Memory, Status};
-use super::{Registers, SYSCALL_CODE, get_registers, set_registers};
+use super::{CODE_SELECTOR_64, Registers, SYSCALL_CODE, get_registers, set_registers};
 
 // include/linux/errno.h of the kernel; user space never sees these.
 const ERESTARTSYS: i64 = 512;
@@ -56,7 +56,9 @@ const WITH_RESTART_BLOCK: &[i64] =
 pub fn undo_interruption(pid: Pid, tid: Pid) -> Result<()> {
     let mut registers = get_registers(tid)?;
     let call = registers.orig_rax as i64;
-    if registers.rax as i64 != -EINTR || !NEVER_RESTARTED.contains(&call) {
+    // 32-bit code has other numbers for the calls.
+    if registers.cs != CODE_SELECTOR_64 || registers.rax as i64 != -EINTR || !NEVER_RESTARTED.contains(&call)
+    {
         return Ok(());
     }
     if Status::read(pid, tid)?.has_deliverable_signal() || !is_after_syscall(pid, &registers) {

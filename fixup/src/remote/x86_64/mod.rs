@@ -52,6 +52,8 @@ use super::error::{Error, Result};
 
 type Registers = libc::user_regs_struct;
 
+/// The code segment of 64-bit code.
+const CODE_SELECTOR_64: u64 = 0x33;
 const SYSCALL_CODE: [u8; 2] = [0x0f, 0x05];
 /// That XRSTOR wants; the chain keeps it as a whole.
 const ALIGNMENT: u64 = 64;

@@ -11,12 +11,10 @@ use super::interruption::{Interrupted, failed, interruption, resumed};
 use super::layout::Layout;
 use super::stack::stack_room;
 use super::xstate::signal_xstate;
-use super::{Registers, get_registers};
+use super::{CODE_SELECTOR_64, Registers, get_registers};
 
 /// The least room for a batch that makes an attempt worth while.
 const LEAST_BATCH_ROOM: usize = 4096;
-
-const CODE_SELECTOR_64: u64 = 0x33;
 
 /// A stopped thread that can run the chain, and all that is needed to put it back.
 #[derive(Clone, Debug)]
