@@ -27,9 +27,11 @@ pub struct Cli {
     #[arg(short, long, value_name = "PID")]
     pub pid: Option<Pid>,
 
+    /// Where the report comes from.
     #[command(flatten)]
     pub input: Input,
 
+    /// Where the image goes.
     #[command(flatten)]
     pub output: OutputArg,
 
@@ -37,6 +39,7 @@ pub struct Cli {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "2")]
     pub timeout: Duration,
 
+    /// How much is said.
     #[command(flatten)]
     pub verbosity: Verbosity,
 }

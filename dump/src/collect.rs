@@ -11,6 +11,7 @@ use autofs_cr_common::scan::{Needs, Scope, scan};
 use autofs_cr_common::target::Target;
 
 use crate::cli::Cli;
+use crate::sound;
 
 /// A report that is about one namespace and still true.
 pub struct Collected {
@@ -48,7 +49,7 @@ pub fn collect(cli: &Cli, proc: &Proc, voice: Voice) -> Result<Collected> {
 
 fn from_input(cli: &Cli, proc: &Proc) -> Result<Collected> {
     let mut report: Report = doc::read(cli.input.input.as_deref())?;
-    check_order(&report)?;
+    sound::check(&report)?;
     let (namespace, target) = match cli.pid {
         Some(pid) => namespace_of(&report, pid)?,
         None => only_namespace(proc, &report)?,
@@ -110,36 +111,6 @@ fn restrict(report: &mut Report, namespace: u64) {
     let mut devices: Vec<_> = report.mounts.iter().map(|mount| mount.device).collect();
     devices.sort_unstable();
     report.superblocks.retain(|superblock| devices.binary_search(&superblock.device).is_ok());
-}
-
-/// A report that was not made by a scan may be in any order, or not fit together.
-fn check_order(report: &Report) -> Result<()> {
-    ensure!(
-        report.superblocks.is_sorted_by(|one, other| one.device < other.device),
-        "superblocks of the report: they are not sorted by device, or one is there twice"
-    );
-    ensure!(
-        report.processes.is_sorted_by(|one, other| one.pid < other.pid),
-        "processes of the report: they are not sorted by pid, or one is there twice"
-    );
-    for mount in &report.mounts {
-        let place = &mount.mount_point;
-        ensure!(place.is_absolute(), "mount_point '{place}' of the report is not absolute");
-        ensure!(
-            report.superblock(mount.device).is_some(),
-            "device {} of mount '{place}' is no superblock of the report",
-            mount.device
-        );
-    }
-    for superblock in &report.superblocks {
-        let Some(master) = superblock.master else { continue };
-        ensure!(
-            report.process(master).is_some(),
-            "master {master} of superblock {} is no process of the report",
-            superblock.device
-        );
-    }
-    Ok(())
 }
 
 /// The masters must still be the processes that the report means.

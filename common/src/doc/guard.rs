@@ -9,7 +9,7 @@ use crate::sys::yaml::{Token, Tokens};
 /// More than any document needs.
 const MAX_DEPTH: usize = 16;
 
-/// More than twice what an image of 20,000 mounts has. What the tools write is not bound by this, as it is not read by that
+/// More than an image of 20,000 mounts has, which are some 2.4 million. What the tools write is not bound by this, as it is not read by that
 /// parser.
 const MAX_TOKENS: usize = 4_000_000;
 

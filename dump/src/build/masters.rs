@@ -1,6 +1,6 @@
 //! Who serves: the processes that do, and those that did and are gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use autofs_cr_common::doc::Report;
 use autofs_cr_common::doc::image::{End, Master, Pipe};
@@ -50,12 +50,18 @@ impl Masters {
 
     fn name(&mut self, report: &Report) {
         let mut taken = BTreeSet::new();
+        // What each name goes on with: to begin anew each time would be quadratic.
+        let mut next: HashMap<String, u64> = HashMap::new();
         for &key in self.found.keys() {
             let wanted = name(report, key);
-            let numbered = (2..).map(|number| format!("{wanted}.{number}"));
-            let id = std::iter::once(wanted.clone()).chain(numbered).find(|id| !taken.contains(id));
-            let id = id.unwrap_or(wanted);
-            taken.insert(id.clone());
+            let number = next.entry(wanted.clone()).or_insert(1);
+            let id = loop {
+                let id = if *number == 1 { wanted.clone() } else { format!("{wanted}.{number}") };
+                *number += 1;
+                if taken.insert(id.clone()) {
+                    break id;
+                }
+            };
             self.ids.insert(key, id);
         }
     }

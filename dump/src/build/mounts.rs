@@ -85,18 +85,29 @@ impl<'a> Order<'a> {
         direct.or_else(|| self.by_id.get(self.content.get(&parent)?)).copied().filter(|&parent| parent != at)
     }
 
+    /// Takes a mount, and before it what it has to come after. Without recursion: a report decides how deep that goes.
     fn visit(&mut self, at: usize) {
-        if std::mem::replace(&mut self.visited[at], true) {
-            return;
+        let mut open = vec![Step::Come(at)];
+        while let Some(step) = open.pop() {
+            match step {
+                Step::Take(at) => self.done.push(at),
+                Step::Come(at) if std::mem::replace(&mut self.visited[at], true) => {}
+                Step::Come(at) => {
+                    open.push(Step::Take(at));
+                    let whole = self.whole.get(&self.mounts[at].device).filter(|_| !self.shows_all(at));
+                    open.extend(whole.copied().map(Step::Come));
+                    // The last one comes first.
+                    open.extend(self.parent(at).map(Step::Come));
+                }
+            }
         }
-        if let Some(parent) = self.parent(at) {
-            self.visit(parent);
-        }
-        if let Some(&whole) = self.whole.get(&self.mounts[at].device).filter(|_| !self.shows_all(at)) {
-            self.visit(whole);
-        }
-        self.done.push(at);
     }
+}
+
+/// What is to be done with a mount.
+enum Step {
+    Come(usize),
+    Take(usize),
 }
 
 fn mount(found: &report::Mount, groups: &mut Numbering) -> image::Mount {

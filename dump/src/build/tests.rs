@@ -154,3 +154,13 @@ fn a_report_that_does_not_fit_together_is_refused() {
     report.superblocks[0].pipe = None;
     assert_eq!(error(&report), "superblock 0:40 of the report is connected, but its pipe is not there");
 }
+
+#[test]
+fn a_long_chain_of_mounts_takes_no_stack() {
+    let place = |id: u64| format!("/m{id}");
+    let mounts = (1..100_000).map(|id| mount(id, id + 1, 45, "/", &place(id))).collect();
+    let report = report(vec![orphan(45, 9, 7)], mounts, Vec::new());
+    let ordered = mounts::ordered(&report);
+    assert_eq!(ordered.first().map(|mount| mount.mount_point.clone()), Some(path("/m99999")));
+    assert_eq!(ordered.len(), 99_999);
+}
