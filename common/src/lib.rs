@@ -23,6 +23,8 @@ pub mod child;
 pub mod cli;
 pub mod doc;
 pub mod exit;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod limits;
 pub mod masters;
 pub mod model;

@@ -21,9 +21,11 @@ use clap::{Parser, ValueEnum};
     2 wrong usage; 3 done, but something needs attention. With --init the code is that of CMD once all is connected."
 )]
 pub struct Arguments {
+    /// Where the image comes from.
     #[command(flatten)]
     pub input: Input,
 
+    /// Where the stage document goes.
     #[command(flatten)]
     pub output: OutputArg,
 
@@ -66,6 +68,7 @@ pub struct Arguments {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "30")]
     pub timeout: Duration,
 
+    /// How much is said.
     #[command(flatten)]
     pub verbosity: Verbosity,
 

@@ -1,41 +1,10 @@
-//! Recreate the autofs mounts of an image, and wait until their masters are connected.
-//!
-//! | stage | file | what it does |
-//! |---|---|---|
-//! | 1. read | `check.rs` | reads the image, and checks that it makes sense |
-//! | 2. look | `survey.rs`, `copies.rs`, `live.rs` | what is there in the target and in other mount namespaces, and which masters live |
-//! | 3. plan | `plan/`, `layout.rs` | what is done with each superblock; nothing is changed yet |
-//! | 4. mount | `mounter/` | the child in the target's namespaces finds everything, then makes it |
-//! | 5. stage | `stage.rs` | publishes the segment, prints the stage document |
-//! | 6. wait | `wait.rs`, `events.rs` | one loop over progress, child exits, signals and the deadline |
-//! | 7. end | `verify.rs`, `run.rs` | checks with the kernel what came of it, or undoes it |
+//! Recreate the autofs mounts of an image; see the library for the stages.
 #![forbid(unsafe_code)]
-
-mod attributes;
-mod check;
-mod cli;
-mod copies;
-mod events;
-mod layout;
-mod live;
-mod mounter;
-mod parked;
-mod plan;
-mod run;
-mod show;
-mod signals;
-mod stage;
-mod survey;
-mod verify;
-mod wait;
-mod worker;
 
 use std::process::ExitCode;
 
+use autofs_restore::{TOOL, cli, run};
 use clap::Parser;
-
-/// The name in messages.
-const TOOL: &str = "autofs-restore";
 
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();

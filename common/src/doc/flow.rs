@@ -131,7 +131,7 @@ fn write_name(name: &str, json: &mut Vec<u8>) {
 }
 
 /// What JSON takes in a string and YAML does not take, or takes for the end of a line or for the mark of an encoding.
-fn needs_escape(c: char) -> bool {
+pub(super) fn needs_escape(c: char) -> bool {
     matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
 }
 

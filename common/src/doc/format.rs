@@ -69,7 +69,7 @@ fn where_from(kind: &str) -> &'static str {
     }
 }
 
-#[cfg(any(test, feature = "arbitrary"))]
+#[cfg(any(test, feature = "fuzzing"))]
 impl<'a, K> arbitrary::Arbitrary<'a> for Format<K> {
     fn arbitrary(_: &mut arbitrary::Unstructured<'a>) -> arbitrary::Result<Self> {
         Ok(Self::CURRENT)

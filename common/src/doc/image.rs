@@ -11,7 +11,7 @@ use crate::model::{Device, FdFlags, Options, Pid, Propagation, State, TextPath};
 
 /// An image. All lists are in an order that equal states share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Image {
     /// `autofs-cr/image/1`
@@ -31,7 +31,7 @@ impl Kind for Image {
 
 /// A master.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Master {
     /// Its name in this image and for `autofs-fixup --master`: command and pid, as in `automount-312`.
@@ -55,7 +55,7 @@ pub struct Master {
 
 /// A control pipe of a master.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Pipe {
     /// Its inode number when the image was made; `pipe` of the superblocks names it.
@@ -74,7 +74,7 @@ pub struct Pipe {
 
 /// A descriptor of the master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct End {
     /// Its number.
@@ -86,7 +86,7 @@ pub struct End {
 
 /// One autofs instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Superblock {
     /// Its device number.
@@ -120,7 +120,7 @@ pub struct Superblock {
 
 /// A directory inside an autofs superblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Directory {
     /// Its path from the superblock's root, without a leading slash.
@@ -131,7 +131,7 @@ pub struct Directory {
 
 /// A symbolic link inside an autofs superblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Symlink {
     /// Its path from the superblock's root, without a leading slash.
@@ -145,7 +145,7 @@ pub struct Symlink {
 #[serde(try_from = "String", into = "String")]
 pub struct Mode(pub u32);
 
-#[cfg(any(test, feature = "arbitrary"))]
+#[cfg(any(test, feature = "fuzzing"))]
 impl<'a> arbitrary::Arbitrary<'a> for Mode {
     fn arbitrary(u: &mut arbitrary::Unstructured<'a>) -> arbitrary::Result<Self> {
         u.int_in_range(0..=0o7777).map(Self)
@@ -171,7 +171,7 @@ impl TryFrom<String> for Mode {
 
 /// One mount that shows an autofs superblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Mount {
     /// Where it is, from the root of the target: absolute, without `.`, `..` or empty parts.

@@ -6,6 +6,8 @@
 
 mod flow;
 mod format;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod guard;
 pub mod image;
 mod output;

@@ -15,7 +15,7 @@ pub use crate::model::RunsIn;
 
 /// A report. All lists are sorted, so that equal states give equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Report {
     /// `autofs-cr/report/1`
@@ -59,7 +59,7 @@ impl Kind for Report {
 
 /// A mount namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Namespace {
     /// Its inode number (/proc/PID/ns/mnt).
@@ -77,7 +77,7 @@ pub struct Namespace {
 
 /// A process that has to do with an autofs mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Process {
     /// Its id for the writer of the report.
@@ -129,7 +129,7 @@ impl Process {
 
 /// One descriptor on a control pipe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct PipeEnd {
     /// The inode number of the pipe.
@@ -152,7 +152,7 @@ impl PipeEnd {
 
 /// The direction in which a descriptor is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(rename_all = "lowercase")]
 pub enum Access {
     /// For reading.
@@ -165,7 +165,7 @@ pub enum Access {
 
 /// A control fd.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct ControlFd {
     /// The superblock on whose root it is open.
@@ -179,7 +179,7 @@ pub struct ControlFd {
 
 /// One autofs instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Superblock {
     /// Its device number.
@@ -206,7 +206,7 @@ pub struct Superblock {
 
 /// One mount that shows an autofs superblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Mount {
     /// The mount namespace it is in.
@@ -243,7 +243,7 @@ pub struct Mount {
 
 /// What is wrong with a mount that is a copy of the one that the master made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(rename_all = "lowercase")]
 pub enum CopyFault {
     /// What the master mounts does not appear here, as nothing is propagated from its mount (the first of the superblock in
@@ -267,7 +267,7 @@ impl CopyFault {
 
 /// What an autofs mount is mounted on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(rename_all = "lowercase")]
 pub enum Within {
     /// An autofs mount.
@@ -288,7 +288,7 @@ impl Within {
 
 /// Something that is mounted directly on an autofs mount, and is no autofs mount itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Content {
     /// The mount namespace it is in.
@@ -307,7 +307,7 @@ pub struct Content {
 
 /// A request that waits unread in a pipe: what the kernel wrote (linux/auto_fs.h).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Request {
     /// The inode number of the pipe.
@@ -335,7 +335,7 @@ pub struct Request {
 
 /// What the kernel asks of a master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(rename_all = "lowercase")]
 pub enum RequestKind {
     /// To mount something.
@@ -346,7 +346,7 @@ pub enum RequestKind {
 
 /// A thread that waits in autofs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Waiter {
     /// Its process, for the writer of the report.
@@ -380,7 +380,7 @@ pub struct Waiter {
 /// A process that sees mounts of a master whose pid namespace does not see the process: the kernel answers its requests
 /// with ENOENT, and never asks the master (`autofs_wait` in fs/autofs/waitq.c).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Stranger {
     /// The process, for the writer of the report.
@@ -397,7 +397,7 @@ pub struct Stranger {
 
 /// What a thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(rename_all = "lowercase")]
 pub enum WaiterRole {
     /// For the answer to the request that it made: it was the first to ask.

@@ -8,7 +8,7 @@ use crate::model::{Pid, TextPath};
 
 /// A stage document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
     /// `autofs-cr/stage/1`
@@ -27,7 +27,7 @@ impl Kind for Stage {
 
 /// Where the segment is found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct SegmentAddress {
     /// The name of the shared memory object (shm_open(3)).
@@ -42,7 +42,7 @@ pub struct SegmentAddress {
 
 /// A master that waits for its fixup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Waiting {
     /// Its id in the image.

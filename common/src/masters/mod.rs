@@ -11,7 +11,7 @@ use crate::model::{MountType, TextPath};
 
 /// A kind of master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(rename_all = "lowercase")]
 pub enum MasterKind {
     /// automount(8) of autofs.

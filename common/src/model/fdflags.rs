@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Flags of an open descriptor, written as a list of the names that are set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(from = "Vec<Name>", into = "Vec<Name>")]
 pub struct FdFlags {
     /// O_NONBLOCK: a read that finds nothing fails with EAGAIN.

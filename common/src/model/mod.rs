@@ -1,6 +1,6 @@
 //! The words of the project as types. What they mean is in the design; here is how they are written.
 
-#[cfg(any(test, feature = "arbitrary"))]
+#[cfg(any(test, feature = "fuzzing"))]
 mod arbitrary;
 mod device;
 mod fdflags;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// What starts a request on a superblock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(rename_all = "lowercase")]
 pub enum MountType {
     /// A name in it.
@@ -37,7 +37,7 @@ impl fmt::Display for MountType {
 
 /// What a superblock was made with, and what stays true of it whoever serves it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct Options {
     /// What starts a request.

@@ -6,7 +6,7 @@ use super::TextPath;
 
 /// What a process belongs to, as its control group tells (/proc/PID/cgroup).
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(deny_unknown_fields)]
 pub struct RunsIn {
     /// The container: a machine of systemd-nspawn or LXC by its name, others by the first 12 digits of the id that

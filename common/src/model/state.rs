@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// In what state a superblock is, as the design defines it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[cfg_attr(any(test, feature = "arbitrary"), derive(arbitrary::Arbitrary))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// A process of the mount's process group holds the read end.

@@ -37,7 +37,7 @@ impl ProcessDir {
 
 /// Reads the lines of the file, `NUMBER:CONTROLLERS:PATH` each. A container can be in any of them. Units are in the
 /// second hierarchy (number 0), and in the one that systemd has of the first.
-fn parse(text: &[u8]) -> RunsIn {
+pub(super) fn parse(text: &[u8]) -> RunsIn {
     let mut lines: Vec<Line<'_>> = text.split(|&byte| byte == b'\n').filter_map(Line::parse).collect();
     lines.sort_by_key(|line| line.rank);
     let mut found = None;

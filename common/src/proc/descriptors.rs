@@ -38,7 +38,7 @@ pub enum Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    fn of_link(text: &'a [u8]) -> Self {
+    pub(super) fn of_link(text: &'a [u8]) -> Self {
         match text {
             [b'/', ..] => Self::Path(text),
             _ if text.starts_with(b"pipe:[") => number_in_brackets(text).map_or(Self::Other, Self::Pipe),
@@ -121,7 +121,7 @@ pub struct FdInfo {
 }
 
 impl FdInfo {
-    fn parse(text: &[u8]) -> Option<Self> {
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let mut flags = None;
         let mut mount_id = 0;
         for line in text.split(|&byte| byte == b'\n') {

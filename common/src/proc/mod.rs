@@ -8,6 +8,8 @@ mod absence;
 mod cgroup;
 mod descriptors;
 mod facts;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub mod mountinfo;
 mod schedule;
 mod thread;

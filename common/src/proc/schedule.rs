@@ -69,7 +69,7 @@ impl ProcessDir {
 }
 
 /// Reads the line `se.exec_start : MILLISECONDS.NANOSECONDS`.
-fn parse(text: &[u8]) -> Option<Option<Duration>> {
+pub(super) fn parse(text: &[u8]) -> Option<Option<Duration>> {
     let line = text.split(|&byte| byte == b'\n').find(|line| line.starts_with(b"se.exec_start"))?;
     let (_, value) = std::str::from_utf8(line).ok()?.split_once(':')?;
     let (milliseconds, rest) = value.trim().split_once('.')?;

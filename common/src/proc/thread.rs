@@ -86,7 +86,7 @@ pub struct Syscall {
 
 impl Syscall {
     /// Reads the one line of the file; `None` where that says that there is no system call.
-    fn parse(line: &[u8]) -> Option<Self> {
+    pub(super) fn parse(line: &[u8]) -> Option<Self> {
         let mut words = std::str::from_utf8(line).ok()?.split_ascii_whitespace();
         let number = words.next()?.parse().ok().filter(|number| *number >= 0)?;
         let mut arguments = [0; 6];

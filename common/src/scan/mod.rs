@@ -19,6 +19,8 @@
 mod asked;
 mod census;
 mod copies;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod holders;
 mod judge;
 mod memory;

@@ -147,7 +147,7 @@ impl Duplicate {
 }
 
 /// Understands a packet; `None` if it is of a protocol older than 5, or damaged.
-fn parse(packet: &[u8], pipe: u64) -> Option<Request> {
+pub(super) fn parse(packet: &[u8], pipe: u64) -> Option<Request> {
     if packet.len() < PACKET_SIZE {
         return None;
     }

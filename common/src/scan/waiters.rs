@@ -211,7 +211,10 @@ fn is_autofs(function: &[u8]) -> bool {
 
 /// What a thread waits for, by the functions on its kernel stack (fs/autofs of Linux).
 fn role(thread: &ProcessDir) -> WaiterRole {
-    let Ok(stack) = thread.stack() else { return WaiterRole::Unknown };
+    thread.stack().map_or(WaiterRole::Unknown, |stack| role_by_stack(&stack))
+}
+
+pub(super) fn role_by_stack(stack: &[u8]) -> WaiterRole {
     let has = |function: &str| {
         let function = function.as_bytes();
         stack.split(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_').any(|word| word == function)
