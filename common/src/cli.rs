@@ -1,5 +1,6 @@
 //! The command-line dialect that the four tools share.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -81,11 +82,21 @@ impl Voice {
 }
 
 /// Says something on standard error as `tool: what`, in one write, so that the tools of a pipeline do not
-/// cut into each other's lines.
+/// cut into each other's lines. What could steer a terminal, and comes from a document or from /proc, is escaped.
 pub fn say(tool: &str, what: fmt::Arguments<'_>) {
-    let line = format!("{tool}: {what}\n");
+    let line = format!("{tool}: {}\n", harmless(&what.to_string()));
     // Without a standard error there is no one to tell.
     let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// A text whose control characters are written as `\xHH`, but for the ends of its lines.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| c.is_control() && c != '\n';
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = |c: char| if steers(c) { format!("\\x{:02x}", u32::from(c)) } else { c.to_string() };
+    Cow::Owned(text.chars().map(escaped).collect())
 }
 
 /// `1 mount`, `2 mounts`.
@@ -106,6 +117,12 @@ mod tests {
     #[test]
     fn one_thing_has_no_s() {
         assert_eq!((count(1, "mount"), count(0, "mount")), ("1 mount".into(), "0 mounts".into()));
+    }
+
+    #[test]
+    fn what_steers_a_terminal_is_escaped() {
+        assert_eq!(harmless("a\x1b[31m\u{9b}1m\r\nb\t"), "a\\x1b[31m\\x9b1m\\x0d\nb\\x09");
+        assert_eq!(harmless("größe\n"), "größe\n");
     }
 
     #[test]

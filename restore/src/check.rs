@@ -2,6 +2,7 @@
 //! types; here is whether they fit together, and whether its paths stay where they belong.
 
 use std::collections::{HashMap, HashSet};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use autofs_cr_common::doc::Image;
@@ -16,6 +17,17 @@ const MAX_ENTRIES: usize = 1_000_000;
 /// Hosts have some thousands.
 const MAX_MINOR: u32 = 1 << 18;
 
+/// The longest timeout, in seconds. The kernel counts it in ticks of a signed long, up to 1,000 a second, and lets a product
+/// that is too large wrap: the mounts would expire at once.
+const MAX_TIMEOUT: u64 = i64::MAX as u64 / 1000;
+
+/// The longest path that a system call takes, and the longest name in it (linux/limits.h).
+const MAX_PATH: usize = 4095;
+const MAX_NAME: usize = 255;
+
+/// The longest id of a master.
+const MAX_ID: usize = 255;
+
 /// What is wrong with an image.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Fault {
@@ -23,6 +35,8 @@ pub enum Fault {
     TooMany(&'static str),
     #[error("masters: the id '{0}' is empty or stands twice")]
     MasterId(String),
+    #[error("masters: the id '{0}...' is longer than {MAX_ID} bytes, or has a control character")]
+    NoMasterId(String),
     #[error("master {0}: the pipe {1} stands twice")]
     PipeTwice(String, u64),
     #[error("{0}: {1} is no descriptor number")]
@@ -47,6 +61,8 @@ pub enum Fault {
     WhichPipe(Device, String, u64),
     #[error("superblock {0}: minproto {1} and maxproto {2} are no range of protocol versions (3 to 5)")]
     Protocol(Device, u32, u32),
+    #[error("superblock {0}: a timeout of {1} seconds is more than the kernel can count ({MAX_TIMEOUT})")]
+    Timeout(Device, u64),
     #[error("superblock {0}: the path '{1}' inside it is not relative and plain")]
     InnerPath(Device, TextPath),
     #[error("superblock {0}: '{1}' stands twice, or before the directory it is in")]
@@ -59,6 +75,8 @@ pub enum Fault {
     WhichSuperblock(TextPath, Device),
     #[error("mount point '{0}' is not absolute and plain (no '.', '..', '//', and not '/')")]
     MountPoint(TextPath),
+    #[error("mount point '{0}...' is longer than {MAX_PATH} bytes, or a name in it than {MAX_NAME}")]
+    LongMountPoint(String),
     #[error("mount {0}: its root '{1}' is not absolute and plain")]
     Root(TextPath, TextPath),
     #[error("mount {0}: the option '{1}' is not known")]
@@ -90,6 +108,9 @@ fn check_masters(image: &Image) -> Result<(), Fault> {
     for master in &image.masters {
         if master.id.is_empty() || !ids.insert(&master.id) {
             return Err(Fault::MasterId(master.id.clone()));
+        }
+        if master.id.len() > MAX_ID || master.id.contains(char::is_control) {
+            return Err(Fault::NoMasterId(beginning(&master.id)));
         }
         let mut pipes = HashSet::new();
         for pipe in &master.pipes {
@@ -132,6 +153,9 @@ fn check_superblocks(image: &Image) -> Result<HashMap<Device, bool>, Fault> {
         }
         check_service(superblock, &masters)?;
         check_protocol(superblock)?;
+        if superblock.options.timeout > MAX_TIMEOUT {
+            return Err(Fault::Timeout(device, superblock.options.timeout));
+        }
         check_inside(superblock)?;
         check_ends(&format!("superblock {device}"), superblock.control_fds.iter())?;
     }
@@ -189,6 +213,9 @@ fn check_mounts(image: &Image, mut shown: HashMap<Device, bool>) -> Result<(), F
         if !is_absolute_and_plain(&mount.mount_point) || mount.mount_point.as_bytes() == b"/" {
             return Err(Fault::MountPoint(mount.mount_point.clone()));
         }
+        if is_too_long(&mount.mount_point) {
+            return Err(Fault::LongMountPoint(beginning(&mount.mount_point.to_string())));
+        }
         if !is_absolute_and_plain(&mount.root) {
             return Err(Fault::Root(mount.mount_point.clone(), mount.root.clone()));
         }
@@ -209,6 +236,16 @@ fn check_options(mount: &Mount) -> Result<(), Fault> {
         Ok(_) => Ok(()),
         Err(option) => Err(Fault::Option(mount.mount_point.clone(), option)),
     }
+}
+
+fn is_too_long(path: &Path) -> bool {
+    let path = path.as_os_str().as_bytes();
+    path.len() > MAX_PATH || path.split(|&byte| byte == b'/').any(|name| name.len() > MAX_NAME)
+}
+
+/// Enough of a long text to find it.
+fn beginning(text: &str) -> String {
+    text.chars().take(40).collect()
 }
 
 fn is_absolute_and_plain(path: &TextPath) -> bool {
@@ -267,6 +304,10 @@ mounts:
             ("\"0:45\", options", "\"0:900000\", options", "cannot be made in reasonable time"),
             ("\"0:45\", root", "\"0:46\", root", "no superblock 0:46"),
             ("minproto: 5", "minproto: 6", "no range of protocol"),
+            ("timeout: 1", "timeout: 9223372036854776", "more than the kernel can count"),
+            ("id: m", "id: \"m\\e\"", "has a control character"),
+            ("point: /m", &format!("point: /{}", "m".repeat(256)), "or a name in it"),
+            ("point: /m", &format!("point: {}", "/m".repeat(2048)), "longer than 4095 bytes"),
             ("path: a,", "path: /a,", "not relative and plain"),
             ("path: a,", "path: ../a,", "not relative and plain"),
             ("path: a/b", "path: c/b", "before the directory"),

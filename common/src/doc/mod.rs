@@ -117,6 +117,8 @@ pub fn parse<D: Kind + DeserializeOwned>(text: &[u8], name: &str) -> Result<D, D
     }
     let invalid = |cause: String| DocError::Invalid { name: name.to_owned(), kind: D::NAME, cause };
     let text = std::str::from_utf8(text).map_err(|error| invalid(error.to_string()))?;
+    // The parser of YAML counts the mark of the encoding as a column, and so takes the first line for indented.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if !is_whole(text) {
         return Err(invalid(format!("it is cut off: its last line is not '{END}'")));
     }
