@@ -29,6 +29,7 @@ use crate::errno;
 use crate::mounts::Mounts;
 use crate::opener::{Opener, Wanted, places};
 use crate::remote::{Session, Stopped};
+use crate::sight::Sight;
 use crate::watch::{Watch, select};
 pub use process::{Process, find};
 
@@ -45,6 +46,8 @@ pub struct Tally {
     pub connected: usize,
     /// What went wrong with others, a sentence each.
     pub problems: Vec<String>,
+    /// How long the master was stopped, once for each entry.
+    pub stops: Vec<Duration>,
 }
 
 /// A superblock that is open and can be connected.
@@ -59,7 +62,13 @@ struct Opened {
 
 /// Connects the superblocks of a master, whose index in the segment is given. Those that cannot be
 /// connected are marked as failed, so that restore learns at once.
-pub fn run(watch: &Watch<'_>, master: usize, device: &ControlDevice, voice: Voice) -> anyhow::Result<Tally> {
+pub fn run(
+    watch: &Watch<'_>,
+    master: usize,
+    device: &ControlDevice,
+    sight: Sight<'_>,
+    voice: Voice,
+) -> anyhow::Result<Tally> {
     let segment = watch.segment;
     watch.check()?;
     let claim = segment.claim(master)?;
@@ -67,7 +76,7 @@ pub fn run(watch: &Watch<'_>, master: usize, device: &ControlDevice, voice: Voic
         voice.note(format_args!("{} goes on where process {dead} ended", segment.masters()[master].id));
     }
     let mut tally = Tally::default();
-    if let Err(error) = work(watch, master, device, voice, &mut tally) {
+    if let Err(error) = work(watch, master, device, sight, voice, &mut tally) {
         fail_rest(segment, master, errno::of(&error))?;
         tally.problems.push(format!("{error:#}"));
     }
@@ -79,6 +88,7 @@ fn work(
     watch: &Watch<'_>,
     master: usize,
     device: &ControlDevice,
+    sight: Sight<'_>,
     voice: Voice,
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
@@ -91,6 +101,7 @@ fn work(
         watch: *watch,
         master,
         device,
+        sight,
         voice,
         pipes,
         opener: Opener::new(places(watch.segment), device, Some(&target)),
@@ -128,6 +139,7 @@ struct Live<'a> {
     watch: Watch<'a>,
     master: usize,
     device: &'a ControlDevice,
+    sight: Sight<'a>,
     voice: Voice,
     process: Process,
     /// A write end of each pipe, by its index; none for pipes that no superblock here uses.
@@ -241,6 +253,7 @@ impl Live<'_> {
         blocked: &[Wanted],
     ) -> anyhow::Result<()> {
         let deadline = self.watch.step(STEP);
+        let started = Instant::now();
         let stopped = Stopped::attach(pidfd, deadline).context("cannot stop it")?;
         let mut session = stopped.start(deadline).context("cannot run system calls in it")?;
         let result = self.open_inside(&mut session, blocked, opened);
@@ -248,6 +261,7 @@ impl Live<'_> {
         let result = result.and_then(|()| self.send(&mut session, opened));
         let put_back = if held.is_empty() { Ok(()) } else { self.put_back(&mut session, held) };
         let finished = session.finish(self.watch.step(STEP)).context("cannot leave it");
+        self.tally.stops.push(started.elapsed());
         result.and(put_back).and(finished)
     }
 

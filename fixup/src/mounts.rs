@@ -1,12 +1,33 @@
 //! The autofs mounts that a process sees.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Context;
 use autofs_cr_common::model::{Device, KernelPipe, SuperOptions, TextPath};
 use autofs_cr_common::proc::{ProcessDir, mountinfo};
 use autofs_cr_common::segment::Superblock;
+
+/// What the kernel says of those superblocks that a process sees.
+pub fn options_of(
+    process: &ProcessDir,
+    wanted: &HashSet<Device>,
+) -> anyhow::Result<HashMap<Device, SuperOptions>> {
+    let text = process.mountinfo().context("cannot read its mountinfo")?;
+    let mut found = HashMap::with_capacity(wanted.len());
+    for line in mountinfo::lines(&text) {
+        let line = line?;
+        let Some(device) = line.device().filter(|device| line.is_autofs() && wanted.contains(device)) else {
+            continue;
+        };
+        found.insert(device, options(&line)?);
+    }
+    Ok(found)
+}
+
+fn options(line: &mountinfo::Line<'_>) -> anyhow::Result<SuperOptions> {
+    Ok(SuperOptions::parse(&String::from_utf8_lossy(line.super_options))?)
+}
 
 /// The autofs mounts of a mount namespace, as one of its processes sees them.
 #[derive(Debug, Default)]
@@ -23,8 +44,7 @@ impl Mounts {
         for line in mountinfo::lines(&text) {
             let line = line?;
             let Some(device) = line.device().filter(|_| line.is_autofs()) else { continue };
-            let options = SuperOptions::parse(&String::from_utf8_lossy(line.super_options))?;
-            mounts.options.insert(device, options);
+            mounts.options.insert(device, options(&line)?);
             let place = mountinfo::unescape(line.mount_point).into_owned();
             mounts.at.entry(place).or_default().push(device);
         }

@@ -37,7 +37,7 @@ fn all(arguments: &Arguments) -> anyhow::Result<Exit> {
     let masters = ids.iter().map(|id| index_of(&segment, id)).collect::<anyhow::Result<Vec<_>>>()?;
     let (live, absent): (Vec<usize>, Vec<usize>) =
         masters.into_iter().partition(|&master| segment.masters()[master].process.is_some());
-    let exit = connect(arguments, &source, &segment, &live)?;
+    let exit = connect(arguments, &segment, &live)?;
     for &master in &absent {
         voice.warn(show::absent(&segment, master, source.name().as_deref()));
     }
@@ -84,7 +84,7 @@ fn one(arguments: &Arguments, pid: Pid) -> anyhow::Result<Exit> {
     let segment = source.open()?;
     let is_it = |master: &Master| live::find(master).is_ok_and(|process| process.pid() == pid);
     match segment.masters().iter().position(is_it) {
-        Some(master) => connect(arguments, &source, &segment, &[master]),
+        Some(master) => connect(arguments, &segment, &[master]),
         None if pid == Pid::this() => bail!("process {pid} is this process itself"),
         None if open_pidfd(pid).is_err() => bail!("process {pid} does not exist, or is a thread only"),
         None => bail!("process {pid} is no master of this segment; {}", show::masters(&segment)),
@@ -92,12 +92,7 @@ fn one(arguments: &Arguments, pid: Pid) -> anyhow::Result<Exit> {
 }
 
 /// Connects live masters.
-fn connect(
-    arguments: &Arguments,
-    source: &Source,
-    segment: &Segment,
-    masters: &[usize],
-) -> anyhow::Result<Exit> {
+fn connect(arguments: &Arguments, segment: &Segment, masters: &[usize]) -> anyhow::Result<Exit> {
     if arguments.dry_run {
         masters.iter().for_each(|&master| print!("{}", show::plan(segment, master)));
         return Ok(Exit::Done);
@@ -107,8 +102,8 @@ fn connect(
     }
     let voice = Voice::new(TOOL, arguments.verbosity);
     let device = device::open()?;
-    let work = side_by_side::Work { source, device: &device, timeout: arguments.timeout, voice };
-    let Summary { connected, masters: done, failed } = work.run(segment, masters)?;
+    let work = side_by_side::Work { segment, device: &device, timeout: arguments.timeout, voice };
+    let Summary { connected, masters: done, failed } = work.run(masters)?;
     if failed {
         let all: usize = masters.iter().map(|&master| segment.superblocks_of(master).count()).sum();
         voice.note(format_args!("connected {connected} of {}", count(all, "mount")));

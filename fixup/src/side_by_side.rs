@@ -1,24 +1,30 @@
 //! Many masters side by side: a child process for each, as ptrace and fork want processes with one thread.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::Context;
 use autofs_cr_common::channel::Channel;
 use autofs_cr_common::child::Child;
-use autofs_cr_common::cli::Voice;
+use autofs_cr_common::cli::{Voice, count};
 use autofs_cr_common::segment::Segment;
 use autofs_cr_common::sys::autofs::ControlDevice;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::live::{self, Tally};
-use crate::source::Source;
+use crate::sight::{Question, Said, Together};
 use crate::watch::Watch;
 use crate::{TOOL, show};
 
-/// The fewest children at a time, where there are that many masters: they wait more than they work.
+/// The fewest children at work at a time, where there are that many masters: they wait more than they work.
 const FEWEST: usize = 4;
+
+/// How many children wait at most for a look at the mounts, which is then taken.
+const MOST_ASKING: usize = 32;
+
+/// How long they wait for others to come, so that one look does for many.
+const GATHERING: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
 /// How many problems of one master are told one by one.
 const TOLD: usize = 10;
@@ -27,7 +33,7 @@ const TOLD: usize = 10;
 #[derive(Clone, Copy, Debug)]
 pub struct Work<'a> {
     /// The segment, which each child opens for itself.
-    pub source: &'a Source,
+    pub segment: &'a Segment,
     /// The control device.
     pub device: &'a ControlDevice,
     /// The time for each master; as long as the restore waits if there is none.
@@ -47,51 +53,115 @@ pub struct Summary {
     pub failed: bool,
 }
 
+/// What a child says at its end.
+type Done = Result<Tally, String>;
+
+/// The children, by their masters.
+#[derive(Default)]
+struct Children {
+    working: BTreeMap<usize, Child>,
+    asking: BTreeMap<usize, (Child, Question)>,
+}
+
 impl Work<'_> {
     /// Works on these masters, by their indices in the segment.
-    pub fn run(&self, segment: &Segment, masters: &[usize]) -> anyhow::Result<Summary> {
+    pub fn run(&self, masters: &[usize]) -> anyhow::Result<Summary> {
         let most = available_parallelism().map_or(FEWEST, |cores| (2 * cores.get()).max(FEWEST));
+        let together = Together::look(self.segment, masters)?;
         let mut queue: VecDeque<usize> = masters.iter().copied().collect();
-        let mut running: Vec<(usize, Child)> = Vec::new();
+        let mut children = Children::default();
         let mut summary = Summary::default();
         loop {
-            while running.len() < most && !queue.is_empty() {
+            while children.working.len() < most && children.asking.len() < MOST_ASKING {
                 let Some(master) = queue.pop_front() else { break };
-                running.push((master, self.start(master)?));
+                children.working.insert(master, self.start(master, &together)?);
             }
-            if running.is_empty() {
+            if children.working.is_empty() && children.asking.is_empty() {
                 return Ok(summary);
             }
-            let (master, mut child) = running.swap_remove(wait_for_any(&running)?);
-            let answer = child.receive::<Result<Tally, String>>(None);
-            let tally = answer.map_or_else(
-                |error| Err(format!("the process that worked on it ended without an answer: {error}")),
-                |(tally, _)| tally,
-            );
-            child.wait().context("cannot wait for a child")?;
-            summary.add(&show::master(&segment.masters()[master]), tally);
+            let ready = children.wait()?;
+            if ready.is_empty() || children.asking.len() >= MOST_ASKING {
+                children.answer(&together, self.segment)?;
+            }
+            for master in ready {
+                if let Some(done) = children.hear(master)? {
+                    summary.add(&show::master(&self.segment.masters()[master]), done, self.voice);
+                }
+            }
         }
     }
 
-    fn start(&self, master: usize) -> anyhow::Result<Child> {
-        Child::spawn(|channel| self.work(&channel, master)).context("cannot start a child")
+    fn start(&self, master: usize, together: &Together) -> anyhow::Result<Child> {
+        Child::spawn(|channel| self.work(&channel, master, together)).context("cannot start a child")
     }
 
     /// What a child does.
-    fn work(&self, channel: &Channel, master: usize) -> anyhow::Result<()> {
-        let tally = self.source.open().and_then(|segment| {
-            let watch = Watch::new(&segment, self.timeout);
-            live::run(&watch, master, self.device, self.voice)
-        });
-        let answer = tally.map_err(|error| format!("{error:#}")).map(shortened);
-        channel.send(&answer, &[])?;
+    fn work(&self, channel: &Channel, master: usize, together: &Together) -> anyhow::Result<()> {
+        let segment = self.segment.again().map_err(anyhow::Error::from);
+        let done: Done = segment
+            .and_then(|segment| {
+                let watch = Watch::new(&segment, self.timeout);
+                live::run(&watch, master, self.device, together.of(master, channel), self.voice)
+            })
+            .map_err(|error| format!("{error:#}"))
+            .map(shortened);
+        channel.send(&Said::Done(done), &[])?;
+        Ok(())
+    }
+}
+
+impl Children {
+    /// Those that have something to say, or have ended; none if some ask and no others came for a while.
+    fn wait(&self) -> anyhow::Result<Vec<usize>> {
+        let mut polled: Vec<PollFd<'_>> =
+            self.working.values().map(|child| PollFd::new(&**child, PollFlags::IN)).collect();
+        let timeout = (!self.asking.is_empty()).then_some(&GATHERING);
+        rustix::io::retry_on_intr(|| poll(&mut polled, timeout)).context("cannot wait for the children")?;
+        let ready = self.working.keys().zip(&polled).filter(|(_, fd)| !fd.revents().is_empty());
+        Ok(ready.map(|(&master, _)| master).collect())
+    }
+
+    /// Hears one that is ready; what came of its master if it is done.
+    fn hear(&mut self, master: usize) -> anyhow::Result<Option<Done>> {
+        let Some(mut child) = self.working.remove(&master) else { return Ok(None) };
+        let done = match child.receive::<Said<Done>>(None) {
+            Ok((Said::Question(question), _)) => {
+                self.asking.insert(master, (child, question));
+                return Ok(None);
+            }
+            Ok((Said::Done(done), _)) => done,
+            Err(error) => Err(format!("the process that worked on it ended without an answer: {error}")),
+        };
+        child.wait().context("cannot wait for a child")?;
+        Ok(Some(done))
+    }
+
+    /// Answers all that ask.
+    fn answer(&mut self, together: &Together, segment: &Segment) -> anyhow::Result<()> {
+        let asking = std::mem::take(&mut self.asking);
+        let (children, questions): (Vec<_>, Vec<_>) =
+            asking.into_iter().map(|(master, (child, question))| (child, (master, question))).unzip();
+        let answers = together.answer(segment, &questions);
+        for ((child, (master, _)), answer) in children.into_iter().zip(questions).zip(answers) {
+            // One that has ended is noticed when it is heard.
+            let _ = child.send(&answer, &[]);
+            self.working.insert(master, child);
+        }
         Ok(())
     }
 }
 
 impl Summary {
-    fn add(&mut self, name: &str, tally: Result<Tally, String>) {
-        let tally = tally.unwrap_or_else(|problem| Tally { connected: 0, problems: vec![problem] });
+    fn add(&mut self, name: &str, done: Done, voice: Voice) {
+        let tally = done.unwrap_or_else(|problem| Tally { problems: vec![problem], ..Tally::default() });
+        if let Some(longest) = tally.stops.iter().max() {
+            let (total, stops) = (tally.stops.iter().sum::<Duration>(), count(tally.stops.len(), "stop"));
+            voice.detail(format_args!(
+                "{name}: stopped for {} in {stops}, the longest {}",
+                milliseconds(total),
+                milliseconds(*longest)
+            ));
+        }
         self.connected += tally.connected;
         if tally.problems.is_empty() {
             self.masters += 1;
@@ -104,6 +174,10 @@ impl Summary {
     }
 }
 
+fn milliseconds(time: Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1e3)
+}
+
 /// A tally that fits into a message and on a screen.
 fn shortened(mut tally: Tally) -> Tally {
     let more = tally.problems.len().saturating_sub(TOLD);
@@ -112,12 +186,4 @@ fn shortened(mut tally: Tally) -> Tally {
         tally.problems.push(format!("and {more} more"));
     }
     tally
-}
-
-/// The first child that has something to say, or has ended.
-fn wait_for_any(running: &[(usize, Child)]) -> anyhow::Result<usize> {
-    let mut polled: Vec<PollFd<'_>> =
-        running.iter().map(|(_, child)| PollFd::new(&**child, PollFlags::IN)).collect();
-    rustix::io::retry_on_intr(|| poll(&mut polled, None)).context("cannot wait for the children")?;
-    polled.iter().position(|fd| !fd.revents().is_empty()).context("no child is ready")
 }

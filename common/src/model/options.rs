@@ -85,7 +85,7 @@ impl Options {
 }
 
 /// The super options of an autofs line in mountinfo (`autofs_show_options` in fs/autofs/inode.c).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SuperOptions {
     /// What the superblock was made with.
     pub options: Options,
@@ -99,7 +99,7 @@ pub struct SuperOptions {
 }
 
 /// What mountinfo tells of the pipe of a superblock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KernelPipe {
     /// The kernel holds a write end of the pipe with this inode number.
     Inode(u64),

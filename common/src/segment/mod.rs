@@ -28,7 +28,7 @@ use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::thread::futex;
@@ -53,8 +53,8 @@ pub const VARIABLE: &str = "AUTOFS_CR_SEGMENT";
 /// An open segment.
 #[derive(Debug)]
 pub struct Segment {
-    contents: Contents,
-    words: SharedWords,
+    contents: Arc<Contents>,
+    words: Arc<SharedWords>,
     /// Through this the locks of others are looked at.
     watch: File,
     /// Through this the own locks are held: it has another open file description.
@@ -115,7 +115,17 @@ impl Segment {
             .map_err(|source| SegmentError::Layout { locator: locator.to_string(), source })?;
         let count = layout::progress(contents.masters.len(), contents.superblocks.len());
         let count = NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
-        let words = SharedWords::map(&watch, count).map_err(failed)?;
+        let words = Arc::new(SharedWords::map(&watch, count).map_err(failed)?);
+        Ok(Self { contents: Arc::new(contents), words, watch, hold, claimed: Mutex::default() })
+    }
+
+    /// The same segment with open file descriptions of its own, for a forked child that claims masters. What was
+    /// checked is not checked again.
+    pub fn again(&self) -> Result<Self, SegmentError> {
+        let locator = Locator::Inherited(self.watch.as_raw_fd().unsigned_abs());
+        let failed = |source| SegmentError::Open { locator: locator.to_string(), source };
+        let (watch, hold) = (locator.open().map_err(failed)?, locator.open().map_err(failed)?);
+        let (contents, words) = (Arc::clone(&self.contents), Arc::clone(&self.words));
         Ok(Self { contents, words, watch, hold, claimed: Mutex::default() })
     }
 

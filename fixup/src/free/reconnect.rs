@@ -13,7 +13,6 @@ use super::World;
 use super::hung::Hung;
 use crate::mounts::Mounts;
 use crate::side_by_side::Work;
-use crate::source::Source;
 
 /// Has masters make the pipes of these superblocks anew; those that are connected then. What went wrong with
 /// others is told.
@@ -24,10 +23,10 @@ pub fn reconnect(world: &World, hung: &[&Hung<'_>]) -> anyhow::Result<BTreeSet<D
     }
     let owner = Segment::create(&plan).context("cannot make a segment")?;
     owner.advance_all(0..plan.superblocks.len(), Progress::Created)?;
-    let source = Source::Locator(owner.hide().context("cannot take the name of the segment away")?);
+    owner.hide().context("cannot take the name of the segment away")?;
     let work =
-        Work { source: &source, device: &world.device, timeout: Some(plan.timeout), voice: world.voice };
-    work.run(&owner, &(0..plan.masters.len()).collect::<Vec<_>>())?;
+        Work { segment: &owner, device: &world.device, timeout: Some(plan.timeout), voice: world.voice };
+    work.run(&(0..plan.masters.len()).collect::<Vec<_>>())?;
     let is_connected = |index: &usize| owner.progress(*index) == Ok(Progress::Connected);
     let connected = (0..plan.superblocks.len()).filter(is_connected);
     Ok(connected.map(|index| plan.superblocks[index].device).collect())

@@ -29,11 +29,18 @@ impl Live<'_> {
         if indices.is_empty() {
             return Ok((opened, blocked));
         }
-        let mounts = Mounts::read(self.process.dir())?;
-        let wanted = self.wanted(indices, &mounts)?;
-        for ((index, device), root) in self.roots(&wanted, &mounts)? {
+        let now;
+        let mounts = match self.sight.before {
+            Some(before) => before,
+            None => {
+                now = Mounts::read(self.process.dir())?;
+                &now
+            }
+        };
+        let wanted = self.wanted(indices, mounts)?;
+        for ((index, device), root) in self.roots(&wanted, mounts)? {
             match root {
-                Root::Open(root) => opened.extend(self.examine(index, device, root, &mounts)?),
+                Root::Open(root) => opened.extend(self.examine(index, device, root, mounts)?),
                 Root::Blocked => blocked.push((index, device)),
                 Root::Failed(errno) => self.fail(index, &unreachable(errno))?,
             }

@@ -6,7 +6,6 @@ use autofs_cr_common::segment::Progress;
 use nix::errno::Errno;
 
 use super::{Live, Opened};
-use crate::mounts::Mounts;
 
 impl Live<'_> {
     /// Tells the segment which superblocks are connected, and gives up those that are not.
@@ -40,15 +39,16 @@ impl Live<'_> {
 
     /// What is wrong with each superblock.
     fn problems(&self, opened: Vec<Opened>) -> anyhow::Result<Vec<(Opened, Option<anyhow::Error>)>> {
-        let mounts = Mounts::read(self.process.dir())?;
+        let devices = opened.iter().map(|one| one.device).collect();
+        let found = self.sight.now(self.process.dir(), &devices)?;
         let group = self.process.dir().stat().map_or(0, |stat| stat.group);
-        let found = opened.into_iter().map(|one| {
+        let problems = opened.into_iter().map(|one| {
             let pipe = self.segment().superblocks()[one.index].pipe;
             let inode = self.pipes.get(pipe).and_then(Option::as_ref).map(|end| end.inode);
-            let problem = problem(mounts.options(one.device), inode, group);
+            let problem = problem(found.get(&one.device), inode, group);
             (one, problem)
         });
-        Ok(found.collect())
+        Ok(problems.collect())
     }
 }
 

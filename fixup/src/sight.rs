@@ -1,0 +1,152 @@
+//! What is seen of the mounts, for many masters together: mountinfo has a line for each mount of all masters, so each
+//! of them reading all of it would take the square of their number.
+//!
+//! The process that works on one master gets what was there before it was started, and asks its parent for what came
+//! of its work. The parent answers many of them from one look.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use anyhow::Context;
+use autofs_cr_common::channel::Channel;
+use autofs_cr_common::model::{Device, SuperOptions};
+use autofs_cr_common::proc::ProcessDir;
+use autofs_cr_common::segment::{Progress, Segment};
+use serde::{Deserialize, Serialize};
+
+use crate::live::{Process, find};
+use crate::mounts::{self, Mounts};
+use crate::watch::select;
+
+/// About how many superblocks is asked at most: question and answer are messages with a limit.
+const MOST_ASKED: usize = 256;
+
+/// What the mounts are asked about, and what the kernel says of them.
+pub type Question = Vec<Device>;
+
+/// None for a superblock that is not mounted any more.
+pub type Answer = Result<Vec<Option<SuperOptions>>, String>;
+
+/// Where a process sees mounts: its mount namespace and root directory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct View(u64, Vec<u8>);
+
+/// What the parent sees.
+#[derive(Debug, Default)]
+pub struct Together {
+    /// The view of each master that shares it with another one.
+    views: HashMap<usize, View>,
+    /// The mounts when all superblocks of the masters in `ready` were made.
+    before: BTreeMap<View, Mounts>,
+    ready: HashSet<usize>,
+}
+
+impl Together {
+    /// Looks at the mounts of those masters that see the same as others.
+    pub fn look(segment: &Segment, masters: &[usize]) -> anyhow::Result<Self> {
+        let mut together = Self::default();
+        if masters.len() < 2 {
+            return Ok(together);
+        }
+        let mut count: BTreeMap<View, usize> = BTreeMap::new();
+        for &master in masters {
+            // Who cannot be seen is told of by the process that works on it.
+            let Some(view) = find(&segment.masters()[master]).ok().and_then(|process| view(&process)) else {
+                continue;
+            };
+            *count.entry(view.clone()).or_default() += 1;
+            together.views.insert(master, view);
+        }
+        together.views.retain(|_, view| count[view] > 1);
+        for &master in together.views.keys() {
+            if select(segment, master, |progress| !is_made(progress))?.is_empty() {
+                together.ready.insert(master);
+            }
+        }
+        for (&master, view) in &together.views {
+            if together.ready.contains(&master) && !together.before.contains_key(view) {
+                if let Ok(process) = find(&segment.masters()[master]) {
+                    together
+                        .before
+                        .extend(Mounts::read(process.dir()).ok().map(|mounts| (view.clone(), mounts)));
+                }
+            }
+        }
+        Ok(together)
+    }
+
+    /// What the process that works on a master gets.
+    pub fn of<'a>(&'a self, master: usize, channel: &'a Channel) -> Sight<'a> {
+        let view = self.views.get(&master);
+        let before = view.filter(|_| self.ready.contains(&master)).and_then(|view| self.before.get(view));
+        Sight { before, parent: view.map(|_| channel) }
+    }
+
+    /// Answers the questions of several masters, with one look for all that see the same.
+    pub fn answer(&self, segment: &Segment, questions: &[(usize, Question)]) -> Vec<Answer> {
+        let mut looks: BTreeMap<&View, Result<HashMap<Device, SuperOptions>, String>> = BTreeMap::new();
+        let answer = |(master, question): &(usize, Question)| {
+            let view = self.views.get(master).ok_or("its mounts are not known")?;
+            let look = looks.entry(view).or_insert_with(|| {
+                let same = questions.iter().filter(|(other, _)| self.views.get(other) == Some(view));
+                let wanted = same.flat_map(|(_, question)| question).copied().collect();
+                let process = find(&segment.masters()[*master]);
+                let options = process.and_then(|process| mounts::options_of(process.dir(), &wanted));
+                options.map_err(|error| format!("{error:#}"))
+            });
+            let found = look.as_ref().map_err(Clone::clone)?;
+            Ok(question.iter().map(|device| found.get(device).cloned()).collect())
+        };
+        questions.iter().map(answer).collect()
+    }
+}
+
+fn view(process: &Process) -> Option<View> {
+    Some(View(process.dir().mount_namespace().ok()?, process.dir().root().ok()?))
+}
+
+fn is_made(progress: Progress) -> bool {
+    matches!(progress, Progress::Created | Progress::Claimed) || progress.is_final()
+}
+
+/// What the process that works on one master sees.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sight<'a> {
+    /// The mounts before it was started, if all of the master's were there.
+    pub before: Option<&'a Mounts>,
+    /// Who tells what is there now.
+    parent: Option<&'a Channel>,
+}
+
+/// What such a process says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Said<T> {
+    /// It asks.
+    Question(Question),
+    /// It is done.
+    Done(T),
+}
+
+impl Sight<'_> {
+    /// What the kernel says of superblocks now.
+    pub fn now(
+        &self,
+        process: &ProcessDir,
+        wanted: &HashSet<Device>,
+    ) -> anyhow::Result<HashMap<Device, SuperOptions>> {
+        let Some(parent) = self.parent.filter(|_| wanted.len() <= MOST_ASKED) else {
+            return mounts::options_of(process, wanted);
+        };
+        let question: Question = wanted.iter().copied().collect();
+        parent.send(&Said::<()>::Question(question.clone()), &[]).context("cannot ask about the mounts")?;
+        let (answer, _) = parent.receive::<Answer>(None).context("no answer about the mounts")?;
+        match answer {
+            Ok(found) => Ok(question
+                .into_iter()
+                .zip(found)
+                .filter_map(|(device, found)| Some((device, found?)))
+                .collect()),
+            // Who was asked about may have ended: then what this process sees is better than nothing.
+            Err(_) => mounts::options_of(process, wanted),
+        }
+    }
+}
