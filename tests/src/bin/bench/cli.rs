@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 #[command(name = "bench", args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub struct Cli {
     /// The numbers of mounts to measure with
-    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "100,1000,10000",
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "2000,20000",
           value_parser = count_parser())]
     pub sizes: Vec<usize>,
     /// How often each stage is run; the table has the median
@@ -19,6 +19,9 @@ pub struct Cli {
     /// Measure only this part
     #[arg(long, value_enum)]
     pub only: Option<Subject>,
+    /// Compare the stages with the figures in FILE; where there is no such file, keep those of this run there
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub baseline: Option<PathBuf>,
     /// Print JSON in place of the table
     #[arg(long)]
     pub json: bool,
@@ -31,6 +34,10 @@ pub struct Cli {
 pub enum Subject {
     /// Every stage, for each number of mounts
     Stages,
+    /// 200 masters with 100 mounts each, beside one master with 20,000
+    Masters,
+    /// What fails for those who use mounts while they are replaced
+    Load,
     /// A look at a host with 20,000 mounts, 2,000 processes and 100,000 descriptors
     Host,
 }
@@ -56,9 +63,26 @@ pub enum Part {
     /// Be one of the plain loops
     #[command(hide = true)]
     Loop(LoopOrder),
+    /// Be threads that read a file on each mount all the time
+    #[command(hide = true)]
+    Touch(TouchOrder),
     /// Be many processes with many descriptors
     #[command(hide = true)]
     Crowd(CrowdOrder),
+}
+
+/// Readers of a file on each of the mounts at PREFIX/000000 and so on.
+#[derive(Debug, Args)]
+pub struct TouchOrder {
+    #[arg(long)]
+    pub prefix: PathBuf,
+    #[arg(long)]
+    pub count: usize,
+    #[arg(long)]
+    pub threads: usize,
+    /// A FIFO: they read until its other end is closed
+    #[arg(long)]
+    pub fifo: PathBuf,
 }
 
 /// Processes that sleep.

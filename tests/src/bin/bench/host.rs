@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::floor;
 use crate::measure::{Measured, Run};
-use crate::table::Spread;
+use crate::results::Spread;
 use crate::world::World;
 
 /// The host of the aims.

@@ -6,10 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use autofs_cr_tests::sandbox::program;
 
+use crate::aims::{Floor, Stage};
 use crate::cli::Loop;
 use crate::floor;
 use crate::measure::{Measured, Run};
-use crate::table::{Results, Sample, Stage};
+use crate::results::{Results, Sample};
 use crate::world::World;
 
 /// How often a run is tried. Device numbers are the machine's: anything that mounts in the same moment
@@ -47,20 +48,28 @@ fn check_served(mounts: usize) -> Result<()> {
 }
 
 /// Where the documents are.
-struct Documents {
+pub struct Documents {
     /// The source of every restore.
     image: PathBuf,
     stage: PathBuf,
     restore_errors: PathBuf,
+    fixup_errors: PathBuf,
 }
 
 impl Documents {
-    fn new(world: &World) -> Self {
+    /// In the world's directory for them.
+    pub fn new(world: &World) -> Self {
         let file = |name| world.scratch().join(name);
-        Self { image: file("image.yaml"), stage: file("stage.yaml"), restore_errors: file("restore-errors") }
+        Self {
+            image: file("image.yaml"),
+            stage: file("stage.yaml"),
+            restore_errors: file("restore-errors"),
+            fixup_errors: file("fixup-errors"),
+        }
     }
 
-    fn make_image(&self, world: &World) -> Result<()> {
+    /// Dumps the image.
+    pub fn make_image(&self, world: &World) -> Result<()> {
         dump(world).output(&self.image).finish().map(drop).context("make the image")
     }
 }
@@ -72,29 +81,32 @@ fn round_of(world: &World, documents: &Documents, results: &mut Results) -> Resu
     try_some(world, documents, results, &[Stage::Connect], || connect(world, documents))?;
     look(world, results)?;
     try_some(world, documents, results, &[Stage::Replace], || replace(world, documents))?;
-    try_some(world, documents, results, &[Stage::Create, Stage::Fixup], || create_and_fix(world, documents))?;
+    let staged = [Stage::Create, Stage::Fixup, Stage::Stopped];
+    try_some(world, documents, results, &staged, || staged_samples(world, documents))?;
+    try_some(world, documents, results, &[Stage::Pipeline], || pipeline(world, ""))?;
+    try_some(world, documents, results, &[Stage::PipelineByFixup], || pipeline(world, "--connect=fixup"))?;
 
-    results.floor(Stage::Replace, mounts, world.run_loop(Loop::Replace)?);
+    let mut add = |floors: &[Floor], times: Vec<Duration>| {
+        floors.iter().zip(times).for_each(|(&floor, time)| results.floor(floor, mounts, time));
+    };
+    add(&[Floor::Replace], world.run_loop(Loop::Replace)?);
     world.unmount()?;
-    results.floor(Stage::Connect, mounts, world.run_loop(Loop::Connect)?);
+    add(&[Floor::Connect], world.run_loop(Loop::Connect)?);
     world.unmount()?;
-    for (stage, time) in [Stage::Create, Stage::Fixup].into_iter().zip(world.run_loop(Loop::Staged)?) {
-        results.floor(stage, mounts, vec![time]);
-    }
+    add(&[Floor::Create, Floor::Fix], world.run_loop(Loop::Staged)?);
     Ok(())
 }
 
 /// inspect and dump, that change nothing.
 fn look(world: &World, results: &mut Results) -> Result<()> {
     let pid = world.pid().to_string();
-    let floor = floor::read_mountinfo(world.pid())?;
+    results.floor(Floor::Mountinfo, world.mounts(), floor::read_mountinfo(world.pid())?);
     let table = tool(world, "autofs-inspect", ["-p", &pid]).output(world.scratch().join("table"));
     let yaml =
         tool(world, "autofs-inspect", ["-p", &pid, "-f", "yaml"]).output(world.scratch().join("report"));
     let dump = dump(world).output(world.scratch().join("dump"));
     for (stage, run) in [(Stage::InspectTable, table), (Stage::InspectYaml, yaml), (Stage::Dump, dump)] {
         results.sample(stage, world.mounts(), whole(&run.finish()?));
-        results.floor(stage, world.mounts(), vec![floor]);
     }
     Ok(())
 }
@@ -143,8 +155,12 @@ fn try_some<const N: usize>(
 
 /// restore, each mount in place of the one that is there.
 fn replace(world: &World, documents: &Documents) -> Result<[Sample; 1]> {
-    let run = restore(world, documents, &["--replace"]).finish()?;
-    Ok([whole(&run)])
+    Ok([whole(&replace_with(world, documents, &[])?)])
+}
+
+/// The same with more options.
+pub fn replace_with(world: &World, documents: &Documents, more: &[&str]) -> Result<Measured> {
+    restore(world, documents, &[&["--replace"], more].concat()).finish()
 }
 
 /// restore, to where nothing is mounted, connected at once.
@@ -154,16 +170,44 @@ fn connect(world: &World, documents: &Documents) -> Result<[Sample; 1]> {
     Ok([whole(&run)])
 }
 
+/// The whole pipeline, from the start of its shell to the end of the last tool.
+fn pipeline(world: &World, more: &str) -> Result<[Sample; 1]> {
+    let [dump, restore, fixup] = ["autofs-dump", "autofs-restore", "autofs-fixup"].map(program);
+    let (dump, restore, fixup) = (dump.display(), restore.display(), fixup.display());
+    let pid = world.pid();
+    let script = format!(
+        "set -o pipefail; {dump} -p {pid} | {restore} -p {pid} --replace --timeout=30 {more} | {fixup}"
+    );
+    Ok([whole(&Run::new(world.scratch(), ["bash", "-c", &script]).finish()?)])
+}
+
+/// What restore took and the fixup, and how long that had stopped the master.
+fn staged_samples(world: &World, documents: &Documents) -> Result<[Sample; 3]> {
+    let [restored, fixed] = create_and_fix(world, documents)?;
+    let said = std::fs::read_to_string(&documents.fixup_errors).context("read what the fixup said")?;
+    let stopped = stopped(&said).with_context(|| format!("the fixup does not tell of its stop: {said}"))?;
+    Ok([restored, fixed, Sample { time: stopped, memory: 0 }])
+}
+
+/// The time that a fixup stopped its master, from what it said.
+fn stopped(said: &str) -> Option<Duration> {
+    let (milliseconds, _) = said.split_once(": stopped for ")?.1.split_once(" ms in ")?;
+    Some(Duration::from_secs_f64(milliseconds.parse::<f64>().ok()? / 1e3))
+}
+
 /// restore, to where nothing is mounted, catatonic; and the fixup. The time of the restore is that
 /// until it has published the stage document, and that from the end of the fixup to its own.
-fn create_and_fix(world: &World, documents: &Documents) -> Result<[Sample; 2]> {
+pub fn create_and_fix(world: &World, documents: &Documents) -> Result<[Sample; 2]> {
     world.unmount()?;
     let restore = restore(world, documents, &["--connect=fixup"]).output(&documents.stage);
     let restore = restore.errors(&documents.restore_errors).start()?;
     let (start, published) = (restore.start, restore.closed);
     let stage = documents.stage.to_string_lossy();
-    let master = world.master().to_string();
-    let fixed = tool(world, "autofs-fixup", ["--pid", &master, "-i", &stage]).finish();
+    let fixup = match world.master() {
+        Some(master) => tool(world, "autofs-fixup", ["-v", "-i", &stage, "--pid", &master.to_string()]),
+        None => tool(world, "autofs-fixup", ["-v", "-i", &stage]),
+    };
+    let fixed = fixup.errors(&documents.fixup_errors).finish();
     let (restored, fixed) = match (restore.finish(), fixed) {
         (Ok(restored), Ok(fixed)) => (restored, fixed),
         // Each fails where the other does.
