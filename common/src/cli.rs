@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::progress::Progress;
+
 /// How much a tool says on standard error.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct Verbosity {
@@ -55,6 +57,11 @@ impl Voice {
     /// The voice of a tool.
     pub fn new(tool: &'static str, verbosity: Verbosity) -> Self {
         Self { tool, verbosity }
+    }
+
+    /// A bar for so many things, on a terminal.
+    pub fn progress(&self, verb: &'static str, total: usize) -> Progress {
+        Progress::new(self.tool, self.verbosity, verb, total)
     }
 
     /// Says what a user asked to hear with `--verbose`.

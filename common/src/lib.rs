@@ -30,6 +30,7 @@ pub mod masters;
 pub mod model;
 pub mod pipe;
 pub mod proc;
+pub mod progress;
 pub mod scan;
 pub mod segment;
 pub mod sys;

@@ -89,7 +89,7 @@ fn image(cli: &Cli, proc: &Proc, collected: &Collected, voice: Voice) -> Result<
     let reading = plan.start(Means { target, control: &control, timeout: cli.timeout })?;
     // Meanwhile the children read.
     let outline = build::outline(report, &groups)?;
-    let found = reading.finish()?;
+    let found = reading.finish(&voice.progress("read", report.superblocks.len()))?;
     if !found.pending.is_empty() {
         // A root that is not found may also have been unmounted.
         collect::check_mounts(proc, report, target)?;

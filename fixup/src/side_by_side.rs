@@ -8,12 +8,13 @@ use anyhow::Context;
 use autofs_cr_common::channel::Channel;
 use autofs_cr_common::child::Child;
 use autofs_cr_common::cli::{Voice, count};
+use autofs_cr_common::progress::Progress;
 use autofs_cr_common::segment::Segment;
 use autofs_cr_common::sys::autofs::ControlDevice;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::live::{self, Tally};
-use crate::sight::{Question, Said, Together};
+use crate::sight::{Question, Said, Sight, Together};
 use crate::watch::Watch;
 use crate::{TOOL, show};
 
@@ -61,6 +62,8 @@ type Done = Result<Tally, String>;
 struct Children {
     working: BTreeMap<usize, Child>,
     asking: BTreeMap<usize, (Child, Question)>,
+    /// How many steps they have told of.
+    steps: usize,
 }
 
 impl Work<'_> {
@@ -68,13 +71,15 @@ impl Work<'_> {
     pub fn run(&self, masters: &[usize]) -> anyhow::Result<Summary> {
         let most = available_parallelism().map_or(FEWEST, |cores| (2 * cores.get()).max(FEWEST));
         let together = Together::look(self.segment, masters)?;
+        let steps: usize = masters.iter().map(|&master| self.segment.superblocks_of(master).count()).sum();
+        let progress = self.voice.progress("connected", steps);
         let mut queue: VecDeque<usize> = masters.iter().copied().collect();
         let mut children = Children::default();
         let mut summary = Summary::default();
         loop {
             while children.working.len() < most && children.asking.len() < MOST_ASKING {
                 let Some(master) = queue.pop_front() else { break };
-                children.working.insert(master, self.start(master, &together)?);
+                children.working.insert(master, self.start(master, &together, &progress)?);
             }
             if children.working.is_empty() && children.asking.is_empty() {
                 return Ok(summary);
@@ -85,23 +90,30 @@ impl Work<'_> {
             }
             for master in ready {
                 if let Some(done) = children.hear(master)? {
-                    summary.add(&show::master(&self.segment.masters()[master]), done, self.voice);
+                    let name = show::master(&self.segment.masters()[master]);
+                    progress.suspended(|| summary.add(&name, done, self.voice));
                 }
+                progress.at(children.steps);
             }
         }
     }
 
-    fn start(&self, master: usize, together: &Together) -> anyhow::Result<Child> {
-        Child::spawn(|channel| self.work(&channel, master, together)).context("cannot start a child")
+    fn start(&self, master: usize, together: &Together, progress: &Progress) -> anyhow::Result<Child> {
+        let hears_steps = progress.is_shown();
+        Child::spawn(|channel| {
+            let sight = together.of(master, &channel, hears_steps);
+            self.work(&channel, master, sight)
+        })
+        .context("cannot start a child")
     }
 
     /// What a child does.
-    fn work(&self, channel: &Channel, master: usize, together: &Together) -> anyhow::Result<()> {
+    fn work(&self, channel: &Channel, master: usize, sight: Sight<'_>) -> anyhow::Result<()> {
         let segment = self.segment.again().map_err(anyhow::Error::from);
         let done: Done = segment
             .and_then(|segment| {
                 let watch = Watch::new(&segment, self.timeout);
-                live::run(&watch, master, self.device, together.of(master, channel), self.voice)
+                live::run(&watch, master, self.device, sight, self.voice)
             })
             .map_err(|error| format!("{error:#}"))
             .map(shortened);
@@ -127,6 +139,11 @@ impl Children {
         let done = match child.receive::<Said<Done>>(None) {
             Ok((Said::Question(question), _)) => {
                 self.asking.insert(master, (child, question));
+                return Ok(None);
+            }
+            Ok((Said::Steps(count), _)) => {
+                self.steps += count;
+                self.working.insert(master, child);
                 return Ok(None);
             }
             Ok((Said::Done(done), _)) => done,

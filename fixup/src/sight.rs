@@ -75,10 +75,10 @@ impl Together {
     }
 
     /// What the process that works on a master gets.
-    pub fn of<'a>(&'a self, master: usize, channel: &'a Channel) -> Sight<'a> {
+    pub fn of<'a>(&'a self, master: usize, channel: &'a Channel, hears_steps: bool) -> Sight<'a> {
         let view = self.views.get(&master);
         let before = view.filter(|_| self.ready.contains(&master)).and_then(|view| self.before.get(view));
-        Sight { before, parent: view.map(|_| channel) }
+        Sight { before, parent: view.map(|_| channel), listener: hears_steps.then_some(channel) }
     }
 
     /// Answers the questions of several masters, with one look for all that see the same.
@@ -115,6 +115,8 @@ pub struct Sight<'a> {
     pub before: Option<&'a Mounts>,
     /// Who tells what is there now.
     parent: Option<&'a Channel>,
+    /// Who wants to hear of every step.
+    listener: Option<&'a Channel>,
 }
 
 /// What such a process says.
@@ -122,11 +124,19 @@ pub struct Sight<'a> {
 pub enum Said<T> {
     /// It asks.
     Question(Question),
+    /// It has done so many steps since it said so last.
+    Steps(usize),
     /// It is done.
     Done(T),
 }
 
 impl Sight<'_> {
+    /// Tells that so many more superblocks are connected.
+    pub fn step(&self, count: usize) {
+        // Who does not listen any more is noticed later.
+        let _ = self.listener.map(|listener| listener.send(&Said::<()>::Steps(count), &[]));
+    }
+
     /// What the kernel says of superblocks now.
     pub fn now(
         &self,

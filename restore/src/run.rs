@@ -210,7 +210,9 @@ impl Restore<'_> {
         let groups = 0..self.plan.groups.len();
         let now: Vec<usize> =
             groups.filter(|&group| self.needs_work(group) && !self.is_held(group)).collect();
-        for groups in now.chunks(CHUNK) {
+        let progress = self.voice.progress("made", now.len());
+        for (number, groups) in now.chunks(CHUNK).enumerate() {
+            progress.at(number * CHUNK);
             events.check_signal()?;
             worker.order(self.plan, &Order::Make(groups.to_vec()))?;
             if let Some(published) = published {

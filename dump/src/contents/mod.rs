@@ -16,6 +16,7 @@ use anyhow::{Context, Result};
 use autofs_cr_common::doc::Report;
 use autofs_cr_common::doc::report::RequestKind;
 use autofs_cr_common::model::{Device, MountType, TextPath};
+use autofs_cr_common::progress::Progress;
 
 pub use part::Means;
 use part::Part;
@@ -82,10 +83,11 @@ impl Plan {
 
 impl Reading<'_> {
     /// Waits for all that the children find.
-    pub fn finish(self) -> Result<Found> {
+    pub fn finish(self, progress: &Progress) -> Result<Found> {
         let mut found = Found { contents: self.known, pending: Vec::new() };
         for (jobs, part) in self.parts {
-            let (done, stuck) = part.finish()?;
+            let before = found.contents.len();
+            let (done, stuck) = part.finish(|done| progress.at(before + done))?;
             found.contents.extend(jobs.iter().map(|job| job.device).zip(done));
             found.pending.extend(stuck.iter().map(|place| describe(&jobs[place.job], place)));
         }

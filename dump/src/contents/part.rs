@@ -50,9 +50,9 @@ impl<'a> Part<'a> {
         Ok(Self { means, jobs, avoid, child, place, done, pending: Vec::new() })
     }
 
-    /// Waits for all results; also says where a request is pending.
-    pub fn finish(mut self) -> Result<(Vec<Inside>, Vec<Place>)> {
-        while let Some(place) = self.follow()? {
+    /// Waits for all results; also says where a request is pending. `tell` hears how many there are.
+    pub fn finish(mut self, tell: impl Fn(usize)) -> Result<(Vec<Inside>, Vec<Place>)> {
+        while let Some(place) = self.follow(&tell)? {
             self.child.kill();
             self.avoid.insert((self.jobs[place.job].device, place.path.clone()));
             self.pending.push(place);
@@ -66,10 +66,11 @@ impl<'a> Part<'a> {
     }
 
     /// Takes what the child says, to the end or until it is stuck: then it returns where.
-    fn follow(&mut self) -> Result<Option<Place>> {
+    fn follow(&mut self, tell: &impl Fn(usize)) -> Result<Option<Place>> {
         let start = Instant::now();
         let mut inside = Inside::default();
         while self.done.len() < self.jobs.len() {
+            tell(self.done.len());
             let before = self.place_now()?;
             match self.child.receive::<Batch>(Some(Instant::now() + self.means.timeout)) {
                 Ok((batch, _)) => self.take(batch, &mut inside)?,

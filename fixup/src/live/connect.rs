@@ -35,6 +35,7 @@ impl Live<'_> {
                 continue;
             }
             session.run(&batch, self.watch.step(STEP))?;
+            self.sight.step(part.len());
             self.check_controls(part)?;
             rest = &rest[part.len()..];
         }
