@@ -24,8 +24,9 @@ const FEWEST: usize = 4;
 /// How many children wait at most for a look at the mounts, which is then taken.
 const MOST_ASKING: usize = 32;
 
-/// How long they wait for others to come, so that one look does for many.
-const GATHERING: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+/// How long they wait for the next one of those at work, so that one look does for many. As long as a look at
+/// 20,000 mounts takes.
+const GATHERING: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// How many problems of one master are told one by one.
 const TOLD: usize = 10;
@@ -84,8 +85,9 @@ impl Work<'_> {
             if children.working.is_empty() && children.asking.is_empty() {
                 return Ok(summary);
             }
-            let ready = children.wait()?;
-            if ready.is_empty() || children.asking.len() >= MOST_ASKING {
+            let all_ask = children.working.is_empty() || children.asking.len() >= MOST_ASKING;
+            let ready = if all_ask { Vec::new() } else { children.wait()? };
+            if ready.is_empty() {
                 children.answer(&together, self.segment)?;
             }
             for master in ready {
