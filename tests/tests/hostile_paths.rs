@@ -1,0 +1,161 @@
+//! Paths that try to get out of the target's root directory, also while they change under a restore at work: nothing is ever
+//! mounted outside of that root.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Result;
+use autofs_cr_common::model::Pid;
+use autofs_cr_tests::guard::alone;
+use autofs_cr_tests::require;
+use autofs_cr_tests::sandbox::{End, Finished, Running, Sandbox, Tool};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+/// An image of one catatonic superblock: it takes no master to restore it.
+fn image(mount_point: &str) -> String {
+    format!(
+        r#"format: "autofs-cr/image/1"
+masters: []
+superblocks:
+- {{device: "0:1900", options: {{type: "direct", timeout: 1, minproto: 5, maxproto: 5}}, state: "catatonic"}}
+mounts:
+- {{mount_point: "{mount_point}", device: "0:1900", root: "/", source: "hostile", options: "rw", propagation: "private"}}
+...
+"#
+    )
+}
+
+/// A process with a root directory of its own, in which it can do what it likes.
+struct Jail<'a> {
+    sandbox: &'a Sandbox,
+    root: PathBuf,
+    process: Running,
+}
+
+impl<'a> Jail<'a> {
+    fn new(sandbox: &'a Sandbox) -> Result<Self> {
+        let root = sandbox.mkdir("jail")?;
+        let outside = sandbox.mkdir("outside/m")?;
+        let script = format!(
+            "cd {root} && mkdir usr proc run a a/m && mount --bind /usr usr && mount -t proc proc proc
+             for folder in bin sbin lib lib64; do ln -s usr/$folder $folder; done
+             mkfifo ready
+             ln -s / absolute; ln -s ../../../../../.. up; ln -s {outside} out; ln -s ../outside relative
+             ln -s /proc/1/root magic; ln -s /proc/self/root self; ln -s m a/last; ln -s loop loop",
+            root = root.display(),
+            outside = outside.display(),
+        );
+        sandbox.run(["sh", "-c", &script]).assert_success();
+        let jailed =
+            sandbox.command("chroot").arg(&root).args(["sh", "-c", "echo > /ready; exec sleep 1000"]);
+        let process = jailed.spawn();
+        std::fs::read(sandbox.outside(root.join("ready")))?;
+        Ok(Self { sandbox, root, process })
+    }
+
+    fn pid(&mut self) -> Pid {
+        self.process.process().pid()
+    }
+
+    fn restore(&mut self, mount_point: &str) -> Finished {
+        let pid = self.pid().to_string();
+        Tool::restore().args(["-p", &pid, "--timeout=10"]).about(self.sandbox).stdin(image(mount_point)).run()
+    }
+
+    /// Where the mounts of the image are now, from the root of the sandbox.
+    fn mounted(&self) -> Vec<String> {
+        let lines = self.sandbox.autofs_lines();
+        let ours = lines.iter().filter(|line| line.contains(" autofs hostile "));
+        ours.filter_map(|line| line.split(' ').nth(4).map(str::to_owned)).collect()
+    }
+
+    fn unmount(&self) {
+        for place in self.mounted() {
+            self.sandbox.run(["umount", &place]).assert_success();
+        }
+    }
+
+    /// The same while directories above it are exchanged: until it is met.
+    fn unmount_wherever_it_is(&self) {
+        while let Some(place) = self.mounted().first() {
+            self.sandbox.run(["umount", "-c", "-i", place]);
+        }
+    }
+}
+
+#[test]
+fn links_out_of_the_root_directory_lead_to_a_place_inside_or_nowhere() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut jail = Jail::new(&sandbox)?;
+    let before = sandbox.mountinfo();
+    let inside = jail.root.join("a/m").display().to_string();
+    for (path, ends_at) in [
+        ("/a/m", Some(&inside)),
+        ("/absolute/a/m", Some(&inside)),
+        ("/up/a/m", Some(&inside)),
+        ("/absolute/up/absolute/a/m", Some(&inside)),
+        ("/out", None),
+        ("/out/m", None),
+        ("/relative/m", None),
+        ("/a/last", None),
+        ("/absolute", None),
+        ("/loop/m", None),
+        ("/magic/tmp", None),
+        ("/self/a/m", None),
+        ("/proc/1/root/tmp", None),
+        ("/proc/self/cwd", None),
+        ("/proc/thread-self/root/a/m", None),
+    ] {
+        let restored = jail.restore(path);
+        match ends_at {
+            Some(place) => {
+                restored.assert_success();
+                assert_eq!(jail.mounted(), [place.as_str()], "{path}");
+                jail.unmount();
+            }
+            None => drop(restored.assert_code(1).assert_stderr_contains(path)),
+        }
+        assert_eq!(sandbox.mountinfo(), before, "{path}");
+    }
+    drop(jail);
+    sandbox.close()
+}
+
+/// Exchanges two paths all the time while `work` runs.
+fn exchanging<T>(one: &Path, other: &Path, work: impl FnOnce() -> T) -> T {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).expect("exchanged");
+            }
+        });
+        let done = work();
+        is_over.store(true, Ordering::Relaxed);
+        done
+    })
+}
+
+#[test]
+fn a_directory_that_turns_into_a_link_and_back_never_leads_out_of_the_root() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut jail = Jail::new(&sandbox)?;
+    let [one, other] = ["a", "out"].map(|name| sandbox.outside(jail.root.join(name)));
+    let inside = jail.root.to_string_lossy().into_owned();
+    exchanging(&one, &other, || {
+        for _ in 0..20 {
+            let restored = jail.restore("/a/m");
+            let is_told = matches!(restored.end, Some(End::Exit(0 | 1)));
+            restored.check(is_told, "exit code 0 or 1");
+            let mounted = jail.mounted();
+            assert!(mounted.iter().all(|place| place.starts_with(&inside)), "{mounted:?}");
+            jail.unmount_wherever_it_is();
+        }
+    });
+    drop(jail);
+    sandbox.close()
+}
