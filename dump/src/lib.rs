@@ -26,7 +26,9 @@ use autofs_cr_common::cli::{Voice, count};
 use autofs_cr_common::doc::{self, DocError, Image, Output};
 use autofs_cr_common::exit::Exit;
 use autofs_cr_common::proc::Proc;
+use autofs_cr_common::scan::Expiring;
 use autofs_cr_common::sys::autofs::{ControlDevice, DEVICE_PATH};
+use autofs_cr_common::target::Target;
 use rustix::thread::{CapabilitySet, capabilities};
 
 use cli::Cli;
@@ -85,7 +87,7 @@ fn image(cli: &Cli, proc: &Proc, collected: &Collected, voice: Voice) -> Result<
     let control = control_device()?;
     refuse::check(report, namespace)?;
     let groups = groups::find(proc, collected)?;
-    let mut plan = contents::plan(report)?;
+    let mut plan = contents::plan(report, &expiring(proc, target)?)?;
     let reading = plan.start(Means { target, control: &control, timeout: cli.timeout })?;
     // Meanwhile the children read.
     let outline = build::outline(report, &groups)?;
@@ -94,8 +96,14 @@ fn image(cli: &Cli, proc: &Proc, collected: &Collected, voice: Voice) -> Result<
         // A root that is not found may also have been unmounted.
         collect::check_mounts(proc, report, target)?;
     }
-    found.pending.iter().for_each(|place| voice.warn(place));
+    found.unread.iter().chain(&found.pending).for_each(|place| voice.warn(place));
     Ok(outline.fill(found.contents))
+}
+
+/// Where nobody may walk: a child could not be ended there.
+fn expiring(proc: &Proc, target: &Target) -> Result<Expiring> {
+    let process = proc.process(target.pid()).context("cannot look at the mounts")?;
+    Expiring::find(proc, &process).context("cannot look for expires that are not answered")
 }
 
 /// What the contents are read through.

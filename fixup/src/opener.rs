@@ -1,15 +1,18 @@
 //! Opening mounts in a child process: a walk onto an autofs mount may block for ever, and a child can
-//! be killed.
+//! be killed. Not one that waits for the end of an expire: where there is one on the way, nobody walks.
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use autofs_cr_common::channel::{Channel, ChannelError};
 use autofs_cr_common::child::Child;
 use autofs_cr_common::model::{Device, TextPath};
+use autofs_cr_common::proc::Proc;
+use autofs_cr_common::scan::Expiring;
 use autofs_cr_common::segment::Segment;
 use autofs_cr_common::sys::autofs::ControlDevice;
 use autofs_cr_common::target::Target;
@@ -49,6 +52,8 @@ pub struct Opener<'a> {
     /// Whose mount namespace and root directory; `None` for those of this process.
     target: Option<&'a Target>,
     child: Option<Child>,
+    /// Where not even a child may walk, as of the first walk or since one blocked.
+    expiring: Option<Expiring>,
     may_fork: bool,
     patience: Duration,
     end: Option<Instant>,
@@ -66,6 +71,7 @@ impl<'a> Opener<'a> {
             device,
             target,
             child: None,
+            expiring: None,
             may_fork: true,
             patience: PATIENCE,
             end: None,
@@ -101,6 +107,10 @@ impl<'a> Opener<'a> {
 
     /// Opens mounts, each with its own result; ETIMEDOUT where that blocks.
     pub fn open(&mut self, wanted: &[Wanted]) -> anyhow::Result<Vec<Result<OwnedFd, Errno>>> {
+        self.sparing(wanted, Self::open_free)
+    }
+
+    fn open_free(&mut self, wanted: &[Wanted]) -> anyhow::Result<Vec<Result<OwnedFd, Errno>>> {
         let mut all = Vec::with_capacity(wanted.len());
         for part in wanted.chunks(AT_ONCE) {
             match self.roots(part)? {
@@ -120,6 +130,10 @@ impl<'a> Opener<'a> {
     /// The same, where each that blocks costs time and there is another way: ETIMEDOUT also for those that
     /// were asked for together with it.
     pub fn open_together(&mut self, wanted: &[Wanted]) -> anyhow::Result<Vec<Result<OwnedFd, Errno>>> {
+        self.sparing(wanted, Self::open_free_together)
+    }
+
+    fn open_free_together(&mut self, wanted: &[Wanted]) -> anyhow::Result<Vec<Result<OwnedFd, Errno>>> {
         let mut all = Vec::with_capacity(wanted.len());
         for part in wanted.chunks(AT_ONCE) {
             let opened = self.roots(part)?;
@@ -128,8 +142,54 @@ impl<'a> Opener<'a> {
         Ok(all)
     }
 
+    /// Has `open` open those to which no expire is on the way. The others block.
+    fn sparing(
+        &mut self,
+        wanted: &[Wanted],
+        open: impl FnOnce(&mut Self, &[Wanted]) -> anyhow::Result<Vec<Result<OwnedFd, Errno>>>,
+    ) -> anyhow::Result<Vec<Result<OwnedFd, Errno>>> {
+        let waits = self.waits(wanted.iter().map(|(at, _)| *at), |place| Some(place))?;
+        let free: Vec<Wanted> =
+            wanted.iter().zip(&waits).filter(|(_, waits)| !**waits).map(|(one, _)| *one).collect();
+        let mut opened = open(self, &free)?.into_iter();
+        let all = waits.into_iter().map(|waits| match waits {
+            true => Err(Errno::ETIMEDOUT),
+            false => opened.next().unwrap_or(Err(Errno::ETIMEDOUT)),
+        });
+        Ok(all.collect())
+    }
+
+    /// Which walks would wait for the end of an expire: those to what `end` makes of these places.
+    fn waits(
+        &mut self,
+        places: impl ExactSizeIterator<Item = usize>,
+        end: fn(&Path) -> Option<&Path>,
+    ) -> anyhow::Result<Vec<bool>> {
+        if places.len() == 0 {
+            return Ok(Vec::new());
+        }
+        let expiring = match self.expiring.take() {
+            Some(known) => known,
+            None => look_for_expires(self.target).context("cannot look for expires that are not answered")?,
+        };
+        let expiring = &*self.expiring.insert(expiring);
+        let waits = |at: usize| {
+            let path = self.places.get(at).and_then(|place| end(place));
+            path.is_some_and(|path| expiring.on_the_way(path).is_some())
+        };
+        Ok(places.map(waits).collect())
+    }
+
     /// Whether the directories above these places can be walked to without blocking.
     pub fn reaches(&mut self, places: &[usize]) -> anyhow::Result<Vec<bool>> {
+        let waits = self.waits(places.iter().copied(), Path::parent)?;
+        let free: Vec<usize> =
+            places.iter().zip(&waits).filter(|(_, waits)| !**waits).map(|(at, _)| *at).collect();
+        let mut reached = self.reaches_free(&free)?.into_iter();
+        Ok(waits.into_iter().map(|waits| !waits && reached.next() == Some(true)).collect())
+    }
+
+    fn reaches_free(&mut self, places: &[usize]) -> anyhow::Result<Vec<bool>> {
         if places.is_empty() || self.ask(&Order::Parents(places.to_vec()))?.is_some() {
             return Ok(vec![true; places.len()]);
         }
@@ -162,6 +222,7 @@ impl<'a> Opener<'a> {
             Ok(answer) => Ok(Some(answer)),
             Err(ChannelError::TimedOut) => {
                 self.child = None;
+                self.expiring = None;
                 Ok(None)
             }
             Err(error) => Err(error).context("the child that opens mounts failed"),
@@ -210,6 +271,13 @@ impl<'a> Opener<'a> {
         let walked = rustix::fs::open(above, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
         Err(walked.map_or_else(|error| Errno::from_raw(error.raw_os_error()), |_| Errno::UnknownErrno))
     }
+}
+
+/// The expires in the mount namespace of a process, or of this one.
+fn look_for_expires(target: Option<&Target>) -> io::Result<Expiring> {
+    let proc = Proc::open()?;
+    let process = target.map_or_else(|| proc.this(), |target| proc.process(target.pid()))?;
+    Expiring::find(&proc, &process)
 }
 
 /// Whether a request that is pending on a mount may be what keeps it from being opened. The wait of a

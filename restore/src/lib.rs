@@ -5,6 +5,7 @@
 //! | 1. read | `check.rs` | reads the image, and checks that it makes sense |
 //! | 2. look | `survey.rs`, `copies.rs`, `live.rs` | what is there in the target and in other mount namespaces, and which masters live |
 //! | 3. plan | `plan/`, `layout.rs` | what is done with each superblock; nothing is changed yet |
+//! | 3. plan | `walks.rs` | nothing is planned that needs a walk which could not be ended |
 //! | 4. mount | `mounter/` | the child in the target's namespaces finds everything, then makes it |
 //! | 5. stage | `stage.rs` | publishes the segment, prints the stage document |
 //! | 6. wait | `wait.rs`, `events.rs` | one loop over progress, child exits, signals and the deadline |
@@ -30,6 +31,7 @@ mod stage;
 mod survey;
 mod verify;
 mod wait;
+mod walks;
 mod worker;
 
 /// The name in messages.

@@ -26,7 +26,7 @@ use crate::stage::{Published, announce, publish};
 use crate::survey::Survey;
 use crate::wait::{End, Waiter, advance};
 use crate::worker::{Place, Worker};
-use crate::{check, show, signals, survey, verify};
+use crate::{check, show, signals, survey, verify, walks};
 
 /// Runs the tool.
 pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
@@ -36,6 +36,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let proc = Proc::open().context("cannot open /proc")?;
     let survey = look(arguments, &proc, &image)?;
     let plan = make_plan(arguments, image, &survey)?;
+    check_walks(arguments, &proc, &survey, &plan)?;
     plan.notes.iter().for_each(|note| voice.note(note));
     voice.detail(show::summary(&plan));
     if arguments.dry_run {
@@ -87,6 +88,14 @@ fn make_plan(arguments: &Arguments, image: Image, survey: &Survey) -> anyhow::Re
         identity: arguments.identity.map(Into::into),
     };
     Ok(plan(image, &survey.report, &survey.numbers, &survey.parkings, &survey.masters, wishes)?)
+}
+
+fn check_walks(arguments: &Arguments, proc: &Proc, survey: &Survey, plan: &Plan) -> anyhow::Result<()> {
+    match (&survey.target, &arguments.root) {
+        (Some(target), _) => walks::check(proc, target, plan),
+        (None, Some(root)) => walks::check_root(proc, root),
+        (None, None) => walks::check_copies(proc),
+    }
 }
 
 fn print(arguments: &Arguments, plan: &Plan) -> anyhow::Result<Exit> {

@@ -138,9 +138,8 @@ impl Worker {
 
     fn blocked(&self, plan: &Plan) -> anyhow::Error {
         anyhow::anyhow!(
-            "no answer for {:.0?}{}: a request is probably pending there, which blocks every walk onto it; \
-             SIGKILL of the first process that waits for it lets walks through again (ps -eo pid,wchan,args shows \
-             those in autofs_wait)",
+            "no answer for {:.0?}{}: a request is probably pending there or on the way, which blocks every walk; \
+             autofs-inspect shows who waits, and autofs-fixup --free MOUNTPOINT ends that",
             self.silence,
             self.at(plan)
         )

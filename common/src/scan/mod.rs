@@ -14,11 +14,14 @@
 //! | 6. who waits, on which mount, for what | `waiters.rs`, `asked.rs`, `memory.rs` | of the threads that wait in autofs `stat`, `wchan`, `stack`, `syscall`, `status`, `mountinfo`, and the path in their memory |
 //! | 7. who cannot be served | `strangers.rs` | where a master is in a pid namespace below the reader's: `ns/*` of all |
 //!
+//! `expiring.rs` tells, apart from a report, where not even a child may walk.
+//!
 //! Nothing here walks a path onto a mount: a touch starts a mount and can hang for ever.
 
 mod asked;
 mod census;
 mod copies;
+mod expiring;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod holders;
@@ -35,6 +38,7 @@ mod waiters;
 use std::io;
 
 use census::Census;
+pub use expiring::Expiring;
 use holders::Holders;
 pub use needs::{Needs, Processes, Waiting};
 use tables::Tables;

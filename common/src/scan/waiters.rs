@@ -205,12 +205,12 @@ impl<'a> Search<'a> {
     }
 }
 
-fn is_autofs(function: &[u8]) -> bool {
+pub(super) fn is_autofs(function: &[u8]) -> bool {
     function.starts_with(b"autofs_")
 }
 
 /// What a thread waits for, by the functions on its kernel stack (fs/autofs of Linux).
-fn role(thread: &ProcessDir) -> WaiterRole {
+pub(super) fn role(thread: &ProcessDir) -> WaiterRole {
     thread.stack().map_or(WaiterRole::Unknown, |stack| role_by_stack(&stack))
 }
 
@@ -238,7 +238,11 @@ fn role_of_request(request: &Request) -> WaiterRole {
 }
 
 /// The path that was asked for, and the superblock that it is on.
-fn place(sight: &Sight, paths: &[Vec<u8>], request: Option<&Request>) -> (Option<Vec<u8>>, Option<Device>) {
+pub(super) fn place(
+    sight: &Sight,
+    paths: &[Vec<u8>],
+    request: Option<&Request>,
+) -> (Option<Vec<u8>>, Option<Device>) {
     let on_autofs = paths.iter().find_map(|path| Some((path, sight.device_at(path)?)));
     match (request, on_autofs) {
         (Some(request), Some((path, device))) if request.device == device => {
@@ -251,13 +255,13 @@ fn place(sight: &Sight, paths: &[Vec<u8>], request: Option<&Request>) -> (Option
 }
 
 /// The autofs mounts that paths of a process lead to.
-struct Sight {
+pub(super) struct Sight {
     /// By mount point; of several at one place the topmost.
     mounts: HashMap<Vec<u8>, Device>,
 }
 
 impl Sight {
-    fn read(mountinfo: &[u8]) -> Self {
+    pub(super) fn read(mountinfo: &[u8]) -> Self {
         let all: Vec<Line<'_>> = lines(mountinfo).flatten().collect();
         if !all.iter().any(Line::is_autofs) {
             return Self { mounts: HashMap::new() };

@@ -9,7 +9,7 @@ mod place;
 mod wire;
 mod worker;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::CString;
 
 use anyhow::{Context, Result};
@@ -17,6 +17,7 @@ use autofs_cr_common::doc::Report;
 use autofs_cr_common::doc::report::RequestKind;
 use autofs_cr_common::model::{Device, MountType, TextPath};
 use autofs_cr_common::progress::Progress;
+use autofs_cr_common::scan::Expiring;
 
 pub use part::Means;
 use part::Part;
@@ -47,20 +48,40 @@ pub struct Job {
 pub struct Plan {
     jobs: Vec<Job>,
     known: Contents,
-    /// Keys that are not walked to.
-    avoid: HashSet<(Device, Vec<u8>)>,
+    avoid: Avoid,
+    /// A sentence for each place that an expire keeps from being read.
+    unread: Vec<String>,
+}
+
+/// What is not walked to.
+#[derive(Clone, Debug, Default)]
+pub struct Avoid {
+    /// Places inside superblocks, and with an empty path their roots.
+    places: HashSet<(Device, Vec<u8>)>,
+    /// Superblocks of which only the root is walked to.
+    insides: BTreeSet<Device>,
+}
+
+impl Avoid {
+    fn has(&self, device: Device, path: &[u8]) -> bool {
+        (!path.is_empty() && self.insides.contains(&device))
+            || (!self.places.is_empty() && self.places.contains(&(device, path.to_vec())))
+    }
 }
 
 /// Plans the reading of all superblocks of a report.
-pub fn plan(report: &Report) -> Result<Plan> {
-    let (jobs, known) = jobs(report)?;
-    Ok(Plan { jobs, known, avoid: pending_keys(report) })
+pub fn plan(report: &Report, expiring: &Expiring) -> Result<Plan> {
+    let Roots { jobs, known, unread } = roots(report, expiring)?;
+    let insides = jobs.iter().map(|job| job.device).filter(|device| expiring.is_of(*device));
+    let avoid = Avoid { insides: insides.collect(), places: pending_keys(report) };
+    Ok(Plan { jobs, known, avoid, unread })
 }
 
 /// Children that read, side by side.
 pub struct Reading<'a> {
     parts: Vec<(&'a [Job], Part<'a>)>,
     known: Contents,
+    unread: Vec<String>,
 }
 
 /// What was read.
@@ -69,22 +90,28 @@ pub struct Found {
     pub contents: Contents,
     /// A sentence for each place that a pending request kept from being read.
     pub pending: Vec<String>,
+    /// A sentence for each place that an expire kept from being read.
+    pub unread: Vec<String>,
 }
 
 impl Plan {
     /// Starts the children.
     pub fn start<'a>(&'a mut self, means: Means<'a>) -> Result<Reading<'a>> {
         let known = std::mem::take(&mut self.known);
+        let inside = self.avoid.insides.iter().map(|device| format!(
+            "an expire of something in device {device} is not answered, so nobody may look at its keys: what is there is taken from the mounts below it"
+        ));
+        let unread = std::mem::take(&mut self.unread).into_iter().chain(inside).collect();
         let parts = self.jobs.chunks(part_size(self.jobs.len()));
         let start = |jobs| Ok((jobs, Part::start(means, jobs, self.avoid.clone())?));
-        Ok(Reading { parts: parts.map(start).collect::<Result<_>>()?, known })
+        Ok(Reading { parts: parts.map(start).collect::<Result<_>>()?, known, unread })
     }
 }
 
 impl Reading<'_> {
     /// Waits for all that the children find.
     pub fn finish(self, progress: &Progress) -> Result<Found> {
-        let mut found = Found { contents: self.known, pending: Vec::new() };
+        let mut found = Found { contents: self.known, pending: Vec::new(), unread: self.unread };
         for (jobs, part) in self.parts {
             let before = found.contents.len();
             let (done, stuck) = part.finish(|done| progress.at(before + done))?;
@@ -104,24 +131,35 @@ fn part_size(jobs: usize) -> usize {
     jobs.div_ceil(processors).max(SMALLEST_PART)
 }
 
-/// The superblocks to walk to, and what is known of those that must not be.
-fn jobs(report: &Report) -> Result<(Vec<Job>, Contents)> {
+/// The roots of superblocks: those to walk to, and what is known of those that must not be.
+#[derive(Default)]
+struct Roots {
+    jobs: Vec<Job>,
+    known: Contents,
+    unread: Vec<String>,
+}
+
+fn roots(report: &Report, expiring: &Expiring) -> Result<Roots> {
     let pending = pending_roots(report);
     let mut places = HashMap::with_capacity(report.superblocks.len());
     for mount in report.mounts.iter().filter(|mount| mount.root.as_bytes() == b"/") {
         places.entry(mount.device).or_insert(&mount.mount_point);
     }
-    let mut jobs = Vec::with_capacity(report.superblocks.len());
-    let mut known = Contents::new();
+    let mut roots = Roots { jobs: Vec::with_capacity(report.superblocks.len()), ..Roots::default() };
     for superblock in &report.superblocks {
         if let Some(&inode) = pending.get(&superblock.device) {
-            known.insert(superblock.device, Inside { inode: Some(inode), ..Inside::default() });
+            roots.known.insert(superblock.device, Inside { inode: Some(inode), ..Inside::default() });
         } else if let Some(place) = places.get(&superblock.device) {
+            if let Some(at) = expiring.on_the_way(place) {
+                roots.known.insert(superblock.device, Inside::default());
+                roots.unread.push(in_expire(place, at, superblock.device));
+                continue;
+            }
             let path = CString::new(place.as_bytes()).with_context(|| format!("mount point '{place}'"))?;
-            jobs.push(Job { device: superblock.device, path });
+            roots.jobs.push(Job { device: superblock.device, path });
         }
     }
-    Ok((jobs, known))
+    Ok(roots)
 }
 
 /// The direct and offset superblocks that a mount request waits for, and the inodes of their roots.
@@ -143,6 +181,13 @@ fn pending_keys(report: &Report) -> HashSet<(Device, Vec<u8>)> {
     requests
         .filter_map(|request| Some((request.device, request.name.as_ref()?.as_bytes().to_vec())))
         .collect()
+}
+
+fn in_expire(place: &TextPath, at: &TextPath, device: Device) -> String {
+    format!(
+        "an expire of {at} is not answered, so nobody may look into {place} (device {device}): its inode number is left \
+         out, and what is inside is taken from the mounts below it"
+    )
 }
 
 fn describe(job: &Job, place: &Place) -> String {

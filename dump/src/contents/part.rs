@@ -1,18 +1,16 @@
 //! A part of the superblocks, read by one child at a time.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use autofs_cr_common::channel::ChannelError;
 use autofs_cr_common::child::Child;
-use autofs_cr_common::model::Device;
 use autofs_cr_common::sys::autofs::ControlDevice;
 use autofs_cr_common::target::Target;
 
 use super::place::{Place, PlaceFile};
 use super::wire::{Batch, Item};
-use super::{Inside, Job, shown, worker};
+use super::{Avoid, Inside, Job, shown, worker};
 
 /// How long a child may take to start; nothing there can block.
 const START_DEADLINE: Duration = Duration::from_secs(20);
@@ -32,8 +30,7 @@ pub struct Means<'a> {
 pub struct Part<'a> {
     means: Means<'a>,
     jobs: &'a [Job],
-    /// What is not walked to: places inside superblocks, and with an empty path their roots.
-    avoid: HashSet<(Device, Vec<u8>)>,
+    avoid: Avoid,
     child: Child,
     place: PlaceFile,
     /// The results of the first jobs.
@@ -44,7 +41,7 @@ pub struct Part<'a> {
 
 impl<'a> Part<'a> {
     /// Starts the first child.
-    pub fn start(means: Means<'a>, jobs: &'a [Job], avoid: HashSet<(Device, Vec<u8>)>) -> Result<Self> {
+    pub fn start(means: Means<'a>, jobs: &'a [Job], avoid: Avoid) -> Result<Self> {
         let (child, place) = spawn(means, jobs, 0, &avoid)?;
         let done = Vec::with_capacity(jobs.len());
         Ok(Self { means, jobs, avoid, child, place, done, pending: Vec::new() })
@@ -54,7 +51,7 @@ impl<'a> Part<'a> {
     pub fn finish(mut self, tell: impl Fn(usize)) -> Result<(Vec<Inside>, Vec<Place>)> {
         while let Some(place) = self.follow(&tell)? {
             self.child.kill();
-            self.avoid.insert((self.jobs[place.job].device, place.path.clone()));
+            self.avoid.places.insert((self.jobs[place.job].device, place.path.clone()));
             self.pending.push(place);
             (self.child, self.place) = spawn(self.means, self.jobs, self.done.len(), &self.avoid)?;
         }
@@ -133,12 +130,7 @@ impl<'a> Part<'a> {
     }
 }
 
-fn spawn(
-    means: Means<'_>,
-    jobs: &[Job],
-    first: usize,
-    avoid: &HashSet<(Device, Vec<u8>)>,
-) -> Result<(Child, PlaceFile)> {
+fn spawn(means: Means<'_>, jobs: &[Job], first: usize, avoid: &Avoid) -> Result<(Child, PlaceFile)> {
     let place = PlaceFile::new().context("cannot make a file in memory")?;
     let work = |channel| worker::run(&channel, &place, means, jobs, first, avoid);
     let child = Child::spawn(work).context("cannot start a child process")?;

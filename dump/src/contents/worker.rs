@@ -9,7 +9,6 @@
 //! - `.` of such a descriptor is opened for reading without another look at the trigger. An empty
 //!   directory answers ENOENT to that.
 
-use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,10 +20,10 @@ use autofs_cr_common::target::Target;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, StatxFlags, openat, readlinkat, statx};
 use rustix::io::Errno;
 
-use super::Job;
 use super::part::Means;
 use super::place::PlaceFile;
 use super::wire::{Item, Sender};
+use super::{Avoid, Job};
 
 /// Bytes of directory entries that are read at once.
 const DIRECTORY_BUFFER: usize = 32 << 10;
@@ -36,7 +35,7 @@ pub fn run(
     means: Means<'_>,
     jobs: &[Job],
     first: usize,
-    avoid: &HashSet<(Device, Vec<u8>)>,
+    avoid: &Avoid,
 ) -> anyhow::Result<()> {
     let mut worker =
         Worker { place, control: means.control, avoid, sender: Sender::new(channel), buffer: Vec::new() };
@@ -69,7 +68,7 @@ fn failed<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Stop {
 struct Worker<'a> {
     place: &'a PlaceFile,
     control: &'a ControlDevice,
-    avoid: &'a HashSet<(Device, Vec<u8>)>,
+    avoid: &'a Avoid,
     sender: Sender<'a>,
     buffer: Vec<u8>,
 }
@@ -101,7 +100,7 @@ impl Worker<'_> {
 
     /// Says all but the last item of a superblock, and returns that.
     fn job(&mut self, number: usize, job: &Job) -> Result<Item, Stop> {
-        if self.is_avoided(job.device, b"") {
+        if self.avoid.has(job.device, b"") {
             return Ok(Item::End);
         }
         self.place.write(number, b"").map_err(failed("note the place"))?;
@@ -122,10 +121,6 @@ impl Worker<'_> {
         let superblock = Superblock { job: number, device: job.device, mount_id };
         self.entries(&superblock, root.as_fd(), b"", entries)?;
         Ok(Item::End)
-    }
-
-    fn is_avoided(&self, device: Device, path: &[u8]) -> bool {
-        !self.avoid.is_empty() && self.avoid.contains(&(device, path.to_vec()))
     }
 
     fn entries(
@@ -167,7 +162,7 @@ impl Worker<'_> {
         path: &[u8],
     ) -> Result<(), Stop> {
         let text = TextPath::from_bytes(path.to_vec());
-        if self.is_avoided(superblock.device, path) {
+        if self.avoid.has(superblock.device, path) {
             return Ok(self.sender.push(Item::Directory(text, None))?);
         }
         self.place.write(superblock.job, path).map_err(failed("note the place"))?;
