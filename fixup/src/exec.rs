@@ -35,7 +35,7 @@ use numbers::{Numbers, Reserved};
 /// Becomes the master, and executes the command. Returns only if that failed, or in a dry run.
 pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let voice = Voice::new(TOOL, arguments.verbosity);
-    let program = Program::find(&arguments.command)?;
+    let program = Program::find_in_time(&arguments.command)?;
     let mut source = run::source(arguments)?;
     device::check_rights()?;
     let (master, numbers) = look(&source.open()?, arguments.master.as_deref())?;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,8 +27,26 @@ pub struct Program {
 }
 
 impl Program {
-    /// Looks it up in PATH, as a shell does.
-    pub fn find(words: &[OsString]) -> anyhow::Result<Self> {
+    /// Looks it up in PATH, as a shell does. By a child: a directory of that may be on a mount that hangs.
+    pub fn find_in_time(words: &[OsString]) -> anyhow::Result<Self> {
+        let child = Child::spawn(|channel| {
+            let found = Self::find(words).map_err(|error| format!("{error:#}"));
+            Ok(channel.send(&found.map(|program| program.path.into_os_string().into_vec()), &[])?)
+        });
+        let child = child.context("cannot start a child")?;
+        match child.receive::<Result<Vec<u8>, String>>(Some(Instant::now() + PATIENCE)) {
+            Ok((Ok(path), _)) => Ok(Self { path: OsString::from_vec(path).into(), words: words.to_vec() }),
+            Ok((Err(why), _)) => bail!(why),
+            Err(ChannelError::TimedOut) => bail!(
+                "cannot look for {} in PATH: no answer for {PATIENCE:.0?}, so a mount on the way hangs (autofs-inspect \
+                 shows who waits where); name the program by its path",
+                words.first().map(|name| name.to_string_lossy()).unwrap_or_default()
+            ),
+            Err(error) => Err(error).context("the child that looks for the program failed"),
+        }
+    }
+
+    fn find(words: &[OsString]) -> anyhow::Result<Self> {
         let name = words.first().context("no command was given")?;
         let candidates = if name.as_bytes().contains(&b'/') {
             vec![PathBuf::from(name)]
