@@ -11,6 +11,7 @@ pub(crate) mod fuzzing;
 mod guard;
 pub mod image;
 mod output;
+mod reach;
 pub mod report;
 #[cfg(test)]
 mod round_trip;
@@ -83,8 +84,7 @@ pub fn read<D: Kind + DeserializeOwned>(path: Option<&Path>) -> Result<D, DocErr
     match path {
         Some(path) if path != Path::new("-") => {
             let name = path.display().to_string();
-            let file =
-                std::fs::File::open(path).map_err(|source| DocError::Read { name: name.clone(), source })?;
+            let file = reach::input(path).map_err(|source| DocError::Read { name: name.clone(), source })?;
             read_from(file, &name)
         }
         _ => read_from(io::stdin().lock(), "standard input"),
