@@ -30,7 +30,7 @@ use crate::mounts::Mounts;
 use crate::opener::{Opener, Wanted, places};
 use crate::remote::{Session, Stopped};
 use crate::sight::Sight;
-use crate::watch::{Watch, select};
+use crate::watch::{Watch, give_up, select};
 pub use process::{Process, find};
 
 /// How long the threads of a master may take to stop, and a batch to run.
@@ -93,10 +93,9 @@ fn work(
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
     let process = find(&watch.segment.masters()[master])?;
-    process.check_rights()?;
+    process.unless_ended(process.check_rights())?;
     let opened = open_target(&process, watch.segment, master);
-    // If it has ended, that is why nothing of it can be opened.
-    let (target, pipes) = opened.or_else(|error| process.check_alive().and(Err(error)))?;
+    let (target, pipes) = process.unless_ended(opened)?;
     let mut live = Live {
         watch: *watch,
         master,
@@ -109,7 +108,8 @@ fn work(
         process,
         tally,
     };
-    live.work()
+    let worked = live.work();
+    live.process.unless_ended(worked)
 }
 
 /// The namespaces of a master, and write ends of its pipes.
@@ -126,7 +126,7 @@ fn open_target(
 /// Marks what is not final yet as failed.
 fn fail_rest(segment: &Segment, master: usize, errno: Errno) -> anyhow::Result<()> {
     let rest = select(segment, master, |progress| !progress.is_final())?;
-    Ok(segment.advance_all(rest, Progress::Failed(errno))?)
+    give_up(segment, rest, errno)
 }
 
 /// How many mounts can be open at a time, after this process's limit was raised as far as it goes.
@@ -216,7 +216,7 @@ impl Live<'_> {
     /// Gives one superblock up.
     fn fail(&mut self, index: usize, error: &anyhow::Error) -> anyhow::Result<()> {
         let errno = errno::of(error);
-        self.segment().advance(index, Progress::Failed(errno))?;
+        give_up(self.segment(), [index], errno)?;
         let place = &self.segment().superblocks()[index].mount_point;
         let problem = format!("{place}: {error:#}");
         self.tally.problems.push(problem);
@@ -304,7 +304,7 @@ impl Live<'_> {
                 (last, deadline) = (waiting.len(), self.watch.step(STEP));
             } else if Instant::now() >= deadline {
                 // Told before the control fds are given back: they show what restore puts back.
-                self.segment().advance_all(waiting, Progress::Failed(Errno::ETIMEDOUT))?;
+                give_up(self.segment(), waiting, Errno::ETIMEDOUT)?;
                 return Err(Errno::ETIMEDOUT)
                     .context("restore did not make the new mounts while the master was stopped for them");
             }

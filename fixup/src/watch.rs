@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use autofs_cr_common::segment::{Outcome, Progress, Segment};
+use nix::errno::Errno;
 
 /// How often the life of the restore is looked at: its death changes nothing in the segment.
 const LOOK: Duration = Duration::from_millis(200);
@@ -48,7 +49,7 @@ impl<'a> Watch<'a> {
     pub fn wait(&self, seen: u32) -> anyhow::Result<()> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(nix::errno::Errno::ETIMEDOUT).context("the restore did not make the mounts in time");
+            return Err(Errno::ETIMEDOUT).context("the restore did not make the mounts in time");
         }
         self.segment.wait(seen, left.min(LOOK)).context("cannot wait for the segment")?;
         Ok(())
@@ -73,4 +74,19 @@ pub fn select(
         }
     }
     Ok(found)
+}
+
+/// Marks superblocks as failed. Restore may have given one up at the same time, which is as good.
+pub fn give_up(
+    segment: &Segment,
+    indices: impl IntoIterator<Item = usize>,
+    errno: Errno,
+) -> anyhow::Result<()> {
+    let failed = Progress::Failed(errno);
+    let lost = |index: &usize| !matches!(segment.progress(*index), Ok(Progress::Failed(_)));
+    let indices: Vec<usize> = indices.into_iter().collect();
+    match segment.advance_all(indices.iter().copied(), failed) {
+        Err(error) if indices.iter().any(lost) => Err(error.into()),
+        _ => Ok(()),
+    }
 }

@@ -23,6 +23,8 @@ pub enum Event {
     Segment,
     /// The claim on a master, by its index in the segment, ended.
     ClaimEnded(usize),
+    /// A master, by its index in the segment, ended.
+    MasterEnded(usize),
     /// The mounter, or the init of the fresh namespace, ended.
     ChildEnded,
     /// A signal that asks for the end.
@@ -81,6 +83,11 @@ impl Events {
         self.source("claim", move |send| {
             segment.wait_until_unclaimed(master).is_ok() && send(Event::ClaimEnded(master))
         })
+    }
+
+    /// Adds the end of a master, by its pidfd.
+    pub fn watch_master(&self, pidfd: OwnedFd, master: usize) -> anyhow::Result<()> {
+        self.source("master", move |send| wait_readable(&pidfd).is_ok() && send(Event::MasterEnded(master)))
     }
 
     /// Adds the end of a child, by its pidfd.

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use autofs_cr_common::doc::image::{End, Master, Superblock};
 use autofs_cr_common::doc::{Image, Report};
@@ -16,6 +16,8 @@ use autofs_cr_common::target::{is_alive, open_pidfd};
 pub struct Live {
     /// Its id for this process.
     pub pid: Pid,
+    /// The process itself, to learn of its end.
+    pub pidfd: OwnedFd,
     /// When it started, in clock ticks since boot.
     pub start_time: u64,
     /// Its process group, in its own pid namespace.
@@ -138,7 +140,7 @@ fn examine(
     if !is_alive(pidfd.as_fd()) {
         return Err(io::Error::from(nix::errno::Errno::ESRCH).into());
     }
-    Ok(Live { pid, start_time: stat.start_time, own_group, pipes })
+    Ok(Live { pid, pidfd, start_time: stat.start_time, own_group, pipes })
 }
 
 /// The pipes that the process reads, under whatever number: systemd moves them when it executes itself again.

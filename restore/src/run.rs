@@ -251,9 +251,15 @@ impl Restore<'_> {
         if let Some(worker) = worker {
             events.watch_child(open_pidfd(worker.pid())?)?;
         }
+        for (index, master) in published.watch.masters().iter().enumerate() {
+            if let Some(live) = self.masters.live.get(&master.id) {
+                events.watch_master(live.pidfd.try_clone().context("cannot copy a descriptor")?, index)?;
+            }
+        }
         let pending = (0..self.plan.groups.len()).filter(|&group| self.is_held(group)).collect();
         let mut waiter = Waiter {
             plan: self.plan,
+            masters: self.masters,
             segment: &published.watch,
             items: &published.items,
             worker,

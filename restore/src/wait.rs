@@ -1,15 +1,18 @@
 //! Waiting until every superblock is connected: one loop over all that can happen.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::bail;
 use autofs_cr_common::cli::{Voice, count};
 use autofs_cr_common::segment::{Progress, Segment};
+use autofs_cr_common::target::is_alive;
 use crossbeam_channel::RecvTimeoutError;
 use nix::errno::Errno;
 
 use crate::events::{Event, Events};
+use crate::live::Masters;
 use crate::mounter::{CHUNK, Order};
 use crate::plan::Plan;
 use crate::worker::Worker;
@@ -28,6 +31,7 @@ pub enum End {
 /// Who waits, and what for.
 pub struct Waiter<'a> {
     pub plan: &'a Plan,
+    pub masters: &'a Masters,
     pub segment: &'a Arc<Segment>,
     /// The item of the plan, by the index in the segment.
     pub items: &'a [usize],
@@ -73,6 +77,10 @@ impl Waiter<'_> {
                 self.claim_ended(master);
                 None
             }
+            Event::MasterEnded(master) => {
+                self.master_ended(master);
+                None
+            }
             Event::ChildEnded => Some(End::Broken(self.child_ended())),
             Event::Signal(signal) => Some(End::Broken(format!("ended by signal {signal}"))),
         }
@@ -104,7 +112,10 @@ impl Waiter<'_> {
     }
 
     fn failure(&self, index: usize, errno: Errno, others: usize) -> String {
-        let first = format!("{} was not connected: {}", self.name(index), errno.desc());
+        let master = &self.segment.masters()[self.segment.superblocks()[index].master].id;
+        let has_ended = self.masters.live.get(master).is_some_and(|live| !is_alive(live.pidfd.as_fd()));
+        let why = if has_ended { format!("its master {master} has ended") } else { errno.desc().to_owned() };
+        let first = format!("{} was not connected: {why}", self.name(index));
         match others {
             0 => first,
             others => format!("{first} (and {} more)", count(others, "mount")),
@@ -216,6 +227,14 @@ impl Waiter<'_> {
                 if open == 1 { "1 mount is".to_owned() } else { format!("{open} mounts are") }
             ));
         }
+    }
+
+    /// No fixup can connect it any more. Its own may have told that already.
+    fn master_ended(&self, master: usize) {
+        let open = self.segment.superblocks_of(master).map(|(index, _)| index);
+        let open =
+            open.filter(|&index| self.segment.progress(index).is_ok_and(|progress| !progress.is_final()));
+        let _ = self.segment.advance_all(open, Progress::Failed(Errno::ESRCH));
     }
 
     fn child_ended(&self) -> String {

@@ -10,7 +10,12 @@ use autofs_cr_common::proc::{Proc, ProcessDir};
 use autofs_cr_common::segment::{Master, Segment};
 use autofs_cr_common::target::{is_alive, open_pidfd};
 use nix::errno::Errno;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
+
+/// How long a process may take to end when it has begun to.
+const DYING: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// In linux/capability.h.
 const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -80,7 +85,21 @@ impl Process {
         if is_alive(self.pidfd.as_fd()) {
             return Ok(());
         }
+        self.has_ended()
+    }
+
+    fn has_ended<T>(&self) -> anyhow::Result<T> {
         Err(Errno::ESRCH).with_context(|| format!("process {} has ended", self.pid))
+    }
+
+    /// A result whose error is that it has ended, if it has: nothing can be seen of it then. It may be about to, when
+    /// its files and namespaces are gone already.
+    pub fn unless_ended<T>(&self, result: anyhow::Result<T>) -> anyhow::Result<T> {
+        result.or_else(|error| {
+            let ended = &mut [PollFd::new(&self.pidfd, PollFlags::IN)];
+            let polled = retry_on_intr(|| poll(ended, Some(&DYING)));
+            if polled.is_ok_and(|ready| ready > 0) { self.has_ended() } else { Err(error) }
+        })
     }
 
     /// An error if the kernel would not let it use the control device.
@@ -114,6 +133,8 @@ impl Process {
         match pidfd_getfd(&self.pidfd, number, PidfdGetfdFlags::empty()) {
             Ok(fd) => Ok(Some(fd)),
             Err(rustix::io::Errno::BADF) => Ok(None),
+            // It has begun to end, which the pidfd tells an instant later.
+            Err(rustix::io::Errno::SRCH) => self.has_ended(),
             Err(error) => {
                 Err(io::Error::from(error)).with_context(|| format!("cannot look at descriptor {number}"))
             }

@@ -87,7 +87,10 @@ impl Mounter<'_> {
             }
             Action::Connect | Action::Create | Action::Leave => {}
         }
-        let whole = self.create(item, action, number)?;
+        let whole = self.create(item, action, number).map_err(|error| match self.master_lives(item) {
+            false if action == Action::Connect => error.context("its master has ended"),
+            _ => error,
+        })?;
         let root = superblock::open_root(&whole).context("cannot open its root")?;
         // By the older ioctl, as the newer one is for its process group.
         set_timeout_as_admin(root.as_fd(), superblock.options.timeout()).context("cannot set its timeout")?;

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use anyhow::{Context, bail};
 use autofs_cr_common::model::TextPath;
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
+use autofs_cr_common::target::is_alive;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::made::Tree;
@@ -98,18 +99,32 @@ impl Mounter<'_> {
         problems
     }
 
-    /// Makes a superblock like the one that was taken away: connected where that is possible from here.
+    /// Makes a superblock like the one that was taken away: connected where that is possible from here, and else
+    /// catatonic, as content must have something to come back onto.
     fn make_equal(&mut self, item: usize) -> Option<String> {
-        let planned = self.plan.items[item].action;
-        let action = if self.can_connect(item) { Action::Connect } else { planned };
-        let Err(first) = self.make(item, action, Number::Planned) else {
-            return (action == Action::Create).then(|| self.left_catatonic(item));
+        let mut first = None;
+        let connected = self.can_connect(item).then_some(Action::Connect);
+        let catatonic = match self.plan.items[item].action {
+            Action::Leave => Action::Leave,
+            _ => Action::Create,
         };
-        let name = self.name(item);
-        match self.make(item, action, Number::Any) {
-            Ok(()) => Some(format!("{name} was put back, but with another device number: {first:#}")),
-            Err(error) => Some(format!("{name} cannot be put back: {error:#}")),
+        for action in connected.into_iter().chain([catatonic]) {
+            for number in [Number::Planned, Number::Any] {
+                match (self.make(item, action, number), number) {
+                    (Err(error), _) => drop(first.get_or_insert(error)),
+                    (Ok(()), Number::Any) => {
+                        let catatonic = if action == Action::Create { " and catatonic" } else { "" };
+                        let number = format!("with another device number{catatonic}");
+                        return first
+                            .map(|first| format!("{} was put back {number}: {first:#}", self.name(item)));
+                    }
+                    (Ok(()), Number::Planned) => {
+                        return (action == Action::Create).then(|| self.left_catatonic(item));
+                    }
+                }
+            }
         }
+        first.map(|error| format!("{} cannot be put back: {error:#}", self.name(item)))
     }
 
     /// A new superblock stands in the place of an old one that was connected, and its fixup did not come
@@ -147,11 +162,22 @@ impl Mounter<'_> {
     fn can_connect(&self, item: usize) -> bool {
         let superblock = &self.plan.image.superblocks[item];
         let is_empty = superblock.directories.is_empty() && superblock.symlinks.is_empty();
-        let is_read = self.masters.pipe_of(superblock).is_some();
+        let is_read = self.masters.pipe_of(superblock).is_some() && self.master_lives(item);
         is_empty && self.plan.items[item].group.is_some() && is_read
     }
 
+    pub(super) fn master_lives(&self, item: usize) -> bool {
+        let master = self.masters.of(&self.plan.image.superblocks[item]);
+        master.is_some_and(|live| is_alive(live.pidfd.as_fd()))
+    }
+
     fn left_catatonic(&self, item: usize) -> String {
-        format!("{} is left catatonic: run autofs-restore and autofs-fixup again", self.name(item))
+        let name = self.name(item);
+        let had_one = self.masters.of(&self.plan.image.superblocks[item]).is_some();
+        // Its fixup may have connected it in the last instant.
+        if had_one && !self.master_lives(item) {
+            return format!("{name} is left without its master, which has ended: start that again");
+        }
+        format!("{name} is left catatonic: run autofs-restore and autofs-fixup again")
     }
 }

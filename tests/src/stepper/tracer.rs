@@ -59,6 +59,7 @@ pub(super) struct Tracer {
 }
 
 /// What a stop is.
+#[derive(Clone, Copy)]
 enum Stop {
     Ended(Tid),
     /// A system call begins or is over.
