@@ -157,10 +157,7 @@ impl<'a> Freeing<'a> {
     fn free(&mut self, ways: Vec<Way>) -> BTreeSet<Device> {
         // A master without a write end of its own must not see a hang-up while its mount has no pipe.
         let write_ends = self.write_ends();
-        // All that takes its time comes before the first mount is cut off.
-        let roots: Vec<Option<OwnedFd>> =
-            self.hung.iter().zip(ways).map(|(one, way)| self.root(one, way)).collect();
-        let connected = self.cut_off(&roots).and_then(|lives| reconnect::reconnect(self.world, &lives));
+        let connected = reconnect::reconnect(self.world, &self.cut_all_off(ways));
         drop(write_ends);
         connected.unwrap_or_else(|error| {
             say(TOOL, format_args!("cannot connect masters again: {error:#}"));
@@ -168,35 +165,59 @@ impl<'a> Freeing<'a> {
         })
     }
 
-    /// The root of a superblock that its master does not open itself.
-    fn root(&mut self, one: &Hung<'_>, way: Way) -> Option<OwnedFd> {
-        match way {
-            Way::Master | Way::Catatonic | Way::Member(_) | Way::Held(_) | Way::None(_) => None,
-            Way::Root(root) => Some(root),
-            Way::Kill => kill::open(self.world, one, &mut self.killed)
-                .map_err(|error| say(TOOL, format_args!("{}: {error:#}", one.place())))
-                .ok(),
+    /// Makes all superblocks catatonic, but for those whose master does it; those whose master lives. They come last, as
+    /// they are to be connected again soon. Killing comes after all for which nobody is killed: who hangs there too may
+    /// be a new master, which goes on then and connects the others.
+    fn cut_all_off(&mut self, ways: Vec<Way>) -> Vec<&'a Hung<'a>> {
+        let (mut gone, mut kills, mut living) = (Vec::new(), Vec::new(), Vec::new());
+        for (one, way) in self.hung.iter().zip(ways) {
+            match way {
+                Way::Kill => kills.push(one),
+                Way::Root(root) if one.superblock.state != State::Connected => gone.push((one, Some(root))),
+                Way::Root(root) => living.push((one, Some(root))),
+                Way::Master | Way::Catatonic | Way::Member(_) | Way::Held(_) | Way::None(_) => {
+                    living.push((one, None));
+                }
+            }
         }
+        let mut lives = self.cut_off(gone);
+        for one in kills {
+            match kill::open(self.world, one, &mut self.killed) {
+                Ok(root) => lives.extend(self.cut_off(vec![(one, Some(root))])),
+                Err(error) => say(TOOL, format_args!("{}: {error:#}", one.place())),
+            }
+        }
+        lives.extend(self.cut_off(living));
+        lives
     }
 
-    /// Makes superblocks catatonic, but for those whose master does it; those whose master lives. What somebody
-    /// connected since it was looked at is left alone.
-    fn cut_off(&self, roots: &[Option<OwnedFd>]) -> anyhow::Result<Vec<&'a Hung<'a>>> {
-        let mounts = self.world.mounts()?;
+    /// Makes superblocks catatonic, of which the roots are given, but for those whose master does it; those whose master
+    /// lives. What somebody connected since it was looked at is left alone.
+    fn cut_off(&self, some: Vec<(&'a Hung<'a>, Option<OwnedFd>)>) -> Vec<&'a Hung<'a>> {
+        if some.is_empty() {
+            return Vec::new();
+        }
+        let mounts = match self.world.mounts() {
+            Ok(mounts) => mounts,
+            Err(error) => {
+                say(TOOL, format_args!("cannot see what is still to be freed: {error:#}"));
+                return Vec::new();
+            }
+        };
         let mut lives = Vec::new();
-        for (one, root) in self.hung.iter().zip(roots) {
+        for (one, root) in some {
             let pipe = mounts.options(one.superblock.device).map(|found| found.pipe);
             if pipe != one.superblock.pipe.map(KernelPipe::Inode) {
                 continue;
             }
-            let cut_off = root.as_ref().map_or(Ok(()), |root| self.world.device.make_catatonic(root.as_fd()));
+            let cut_off = root.map_or(Ok(()), |root| self.world.device.make_catatonic(root.as_fd()));
             match cut_off {
                 Ok(()) if one.superblock.state == State::Connected => lives.push(one),
                 Ok(()) => {}
                 Err(error) => say(TOOL, format_args!("{}: cannot make it catatonic: {error}", one.place())),
             }
         }
-        Ok(lives)
+        lives
     }
 
     /// A write end of each pipe that is read.
