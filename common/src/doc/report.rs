@@ -99,6 +99,9 @@ pub struct Process {
     /// Where it runs.
     #[serde(default, skip_serializing_if = "RunsIn::is_unknown")]
     pub runs_in: RunsIn,
+    /// What keeps it from running; absent if nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub halt: Option<Halt>,
     /// The ends of control pipes that it holds, by descriptor.
     pub pipe_ends: Vec<PipeEnd>,
     /// Its descriptors on roots of autofs superblocks, by number.
@@ -125,6 +128,19 @@ impl Process {
     pub fn own_session(&self) -> Option<Pid> {
         self.session_ids.last().and_then(|&id| Pid::try_from(id).ok())
     }
+}
+
+/// What keeps a process from running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
+#[serde(rename_all = "lowercase")]
+pub enum Halt {
+    /// A signal, until SIGCONT comes.
+    Stopped,
+    /// A tracer, as a debugger.
+    Traced,
+    /// The freezer of its control group (of the second hierarchy), until somebody thaws that.
+    Frozen,
 }
 
 /// One descriptor on a control pipe.
@@ -361,6 +377,10 @@ pub struct Waiter {
     pub uid: u32,
     /// What it waits for.
     pub role: WaiterRole,
+    /// Its request is not in the pipe yet, as that has no room: nothing but a master that reads ends this wait, or the end
+    /// of all who could.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unsent: bool,
     /// The superblock that it waits on; absent if that could not be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<Device>,

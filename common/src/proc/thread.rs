@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use rustix::fs::{Mode, OFlags, openat, readlinkat};
 
 use super::{Proc, ProcessDir, Stat, for_each_number, malformed};
+use crate::doc::report::Halt;
 use crate::model::Pid;
 
 /// More than the line of `stat` needs.
@@ -45,6 +46,22 @@ impl ProcessDir {
     pub fn wchan(&self) -> io::Result<Option<Vec<u8>>> {
         let name = self.read("wchan", 64)?;
         Ok((!name.is_empty() && name != b"0").then_some(name))
+    }
+
+    /// What keeps a process in this state from running, if that is visible.
+    pub fn halt(&self, state: u8) -> Option<Halt> {
+        match state {
+            b'T' => Some(Halt::Stopped),
+            b't' => Some(Halt::Traced),
+            // `do_freezer_trap`, which is most often a part of `get_signal` (kernel/signal.c). Nothing else sleeps there
+            // but who is stopped.
+            b'S' => {
+                let function = self.wchan().ok().flatten()?;
+                let is_frozen = [&b"get_signal"[..], b"do_freezer_trap"].contains(&&*function);
+                is_frozen.then_some(Halt::Frozen)
+            }
+            _ => None,
+        }
     }
 
     /// The kernel functions that a thread is in, innermost first, a line each. For root alone.

@@ -111,13 +111,21 @@ const OLD_CALLS: &[(libc::c_long, &[Name])] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLD_CALLS: &[(libc::c_long, &[Name])] = &[];
 
+/// Whether a system call walks a path, or works on an open file that may be one of autofs.
+pub(super) fn names_a_file(call: &Syscall) -> bool {
+    !names(call).is_empty()
+}
+
+fn names(call: &Syscall) -> &'static [Name] {
+    let known = CALLS.iter().chain(OLD_CALLS).find(|(number, _)| *number == call.number);
+    known.map_or(&[], |(_, names)| names)
+}
+
 /// The paths that a thread's system call names, absolute and from the thread's own root directory, in the order of the
 /// arguments. Those that cannot be told are left out.
 pub(super) fn paths(dir: &ProcessDir, tid: Pid, call: &Syscall, memory: &mut Memory) -> Vec<Vec<u8>> {
-    let known = CALLS.iter().chain(OLD_CALLS).find(|(number, _)| *number == call.number);
-    let names = known.map_or(&[][..], |(_, names)| names);
     let mut task = Task { dir, tid, memory };
-    names.iter().filter_map(|name| task.path(*name, &call.arguments)).collect()
+    names(call).iter().filter_map(|name| task.path(*name, &call.arguments)).collect()
 }
 
 /// A thread whose call is looked at.

@@ -11,7 +11,9 @@ use std::path::Path;
 use super::asked;
 use super::census::Census;
 use super::memory::Memory;
-use super::waiters::{Sight, is_autofs, place, role};
+use super::sight::Sight;
+use super::waiters::place;
+use super::whereabouts::{self, Sleep};
 use crate::doc::report::WaiterRole;
 use crate::model::{Device, MountType, Pid, SuperOptions, TextPath};
 use crate::proc::mountinfo::{Line, lines, unescape};
@@ -76,8 +78,8 @@ fn devices(proc: &Proc) -> io::Result<BTreeSet<Device>> {
 /// The superblock that a thread waits on, if that is for the end of an expire.
 fn device(process: &ProcessDir, tid: Pid, memory: &mut Memory) -> io::Result<Option<Device>> {
     let thread = process.thread(tid)?;
-    let waits = thread.wchan()?.is_some_and(|function| is_autofs(&function));
-    if !waits || role(&thread) != WaiterRole::Expire {
+    if whereabouts::sleep(&thread)? != Sleep::Autofs || whereabouts::part(&thread).role != WaiterRole::Expire
+    {
         return Ok(None);
     }
     let Some(call) = thread.syscall()? else { return Ok(None) };

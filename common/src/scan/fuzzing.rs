@@ -9,5 +9,5 @@ pub fn packet(bytes: &[u8]) -> Option<Request> {
 
 /// What a thread with this kernel stack waits for.
 pub fn stack(text: &[u8]) -> WaiterRole {
-    super::waiters::role_by_stack(text)
+    super::whereabouts::part_by_stack(text).role
 }

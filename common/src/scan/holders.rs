@@ -234,6 +234,7 @@ fn describe(
         kind: MasterKind::of_command(&stat.command),
         command: stat.command,
         runs_in: RunsIn::default(),
+        halt: dir.halt(stat.state),
         pipe_ends,
         control_fds,
     })

@@ -29,11 +29,13 @@ mod judge;
 mod memory;
 mod needs;
 mod requests;
+mod sight;
 mod strangers;
 mod tables;
 mod threads;
 mod tree;
 mod waiters;
+mod whereabouts;
 
 use std::io;
 
@@ -41,9 +43,11 @@ use census::Census;
 pub use expiring::Expiring;
 use holders::Holders;
 pub use needs::{Needs, Processes, Waiting};
+use requests::Requests;
 use tables::Tables;
+pub use whereabouts::is_sending_request;
 
-use crate::doc::report::{Request, Stranger, Superblock};
+use crate::doc::report::{Stranger, Superblock};
 use crate::doc::{Format, Report};
 use crate::model::{Device, Pid, State};
 use crate::proc::Proc;
@@ -185,7 +189,7 @@ impl<'a> Look<'a> {
     fn report(mut self, waiting: Waiting) -> Report {
         self.add_whereabouts();
         let requests = match waiting {
-            Waiting::Nothing => Vec::new(),
+            Waiting::Nothing => Requests::default(),
             _ => requests::waiting(self.census.proc, &self.holders, &mut self.hidden),
         };
         let (found, strangers) = match waiting {
@@ -200,14 +204,14 @@ impl<'a> Look<'a> {
             superblocks: self.superblocks,
             mounts: self.tables.mounts,
             content: self.tables.content,
-            requests,
+            requests: requests.list,
             waiters: found.waiters,
             unseen_threads: found.unseen as u64,
             strangers,
         }
     }
 
-    fn waiters(&mut self, requests: &[Request]) -> waiters::Found {
+    fn waiters(&mut self, requests: &Requests) -> waiters::Found {
         let scene = waiters::Scene {
             proc: self.census.proc,
             tables: &self.tables,
@@ -215,7 +219,11 @@ impl<'a> Look<'a> {
             holders: &self.holders,
             requests,
         };
-        waiters::find(&scene, &self.census.may_be_waiting(), self.census.reader, &mut self.hidden)
+        let pids = match requests.have_no_room {
+            true => self.census.pids.clone(),
+            false => self.census.may_be_waiting(),
+        };
+        waiters::find(&scene, &pids, self.census.reader, &mut self.hidden)
     }
 
     fn strangers(&self) -> Vec<Stranger> {

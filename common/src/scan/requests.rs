@@ -20,8 +20,17 @@ const NAME_SIZE: usize = 256;
 /// The largest packet of any protocol.
 const LARGEST_PACKET: usize = 4096;
 
-/// The requests in all pipes that have a reader, by pipe and in the order of the pipe.
-pub(super) fn waiting(proc: &Proc, holders: &Holders, hidden: &mut Vec<String>) -> Vec<Request> {
+/// The requests that nobody has read.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    /// By pipe and in the order of the pipe.
+    pub list: Vec<Request>,
+    /// A pipe was full: others may wait to write theirs.
+    pub have_no_room: bool,
+}
+
+/// The requests in all pipes that have a reader.
+pub(super) fn waiting(proc: &Proc, holders: &Holders, hidden: &mut Vec<String>) -> Requests {
     let mut found = Found::default();
     let mut left: HashSet<u64> = holders.readers.keys().copied().collect();
     // Process by process, so that each is opened once, whatever number of pipes it has.
@@ -39,13 +48,14 @@ pub(super) fn waiting(proc: &Proc, holders: &Holders, hidden: &mut Vec<String>) 
         ));
     }
     found.requests.sort_by_key(|request| request.pipe);
-    found.requests
+    Requests { list: found.requests, have_no_room: found.have_no_room }
 }
 
 #[derive(Default)]
 struct Found {
     requests: Vec<Request>,
     not_understood: usize,
+    have_no_room: bool,
     /// The pipe that they are copied into, made when the first is found.
     copy: Option<Duplicate>,
 }
@@ -99,12 +109,16 @@ impl Found {
             none => none.insert(Duplicate::new()?),
         };
         copy.fill(source)?;
+        let mut count = 0;
         while let Some(packet) = copy.next()? {
+            count += 1;
             match parse(packet, pipe) {
                 Some(request) => self.requests.push(request),
                 None => self.not_understood += 1,
             }
         }
+        // Each packet has a page of its own.
+        self.have_no_room |= count >= fcntl_getpipe_size(source)? / rustix::param::page_size();
         Ok(())
     }
 }

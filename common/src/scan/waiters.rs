@@ -12,13 +12,14 @@ use super::advice;
 use super::asked;
 use super::holders::Holders;
 use super::memory::Memory;
+use super::requests::Requests;
+use super::sight::Sight;
 use super::tables::Tables;
-use super::tree::Tree;
+use super::whereabouts::{self, Part, Sleep};
 use crate::cli::count;
 use crate::doc::report::{Process, Request, RequestKind, Superblock, Waiter, WaiterRole};
 use crate::model::{Device, Pid, State, TextPath};
-use crate::proc::mountinfo::{Line, lines, unescape};
-use crate::proc::{Absence, Proc, ProcessDir, SchedulerClocks, Status, absence};
+use crate::proc::{Absence, Proc, ProcessDir, SchedulerClocks, Stat, Status, absence};
 
 /// What is known when the waiters are looked for.
 pub(super) struct Scene<'a> {
@@ -26,7 +27,7 @@ pub(super) struct Scene<'a> {
     pub tables: &'a Tables,
     pub superblocks: &'a [Superblock],
     pub holders: &'a Holders,
-    pub requests: &'a [Request],
+    pub requests: &'a Requests,
 }
 
 impl<'a> Scene<'a> {
@@ -95,12 +96,12 @@ impl<'a> Search<'a> {
         let stat = proc.stat(pid)?;
         if stat.threads <= 1 {
             // What is said of the process is said of its only thread.
-            return if stat.is_blocked() { self.blocked(&proc.process(pid)?, pid, pid) } else { Ok(()) };
+            return if self.may_wait(&stat) { self.sleeping(&proc.process(pid)?, pid, pid) } else { Ok(()) };
         }
         let process = proc.process(pid)?;
         for tid in process.threads()? {
-            let looked = process.thread_stat(tid).and_then(|stat| match stat.is_blocked() {
-                true => self.blocked(&process, pid, tid),
+            let looked = process.thread_stat(tid).and_then(|stat| match self.may_wait(&stat) {
+                true => self.sleeping(&process, pid, tid),
                 false => Ok(()),
             });
             self.note(looked);
@@ -108,18 +109,23 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
+    /// Whether a thread may wait in autofs: it is blocked, or where a pipe is full, it sleeps.
+    fn may_wait(&self, stat: &Stat) -> bool {
+        stat.is_blocked() || (self.scene.requests.have_no_room && stat.state == b'S')
+    }
+
     /// A thread that waits for something, which may be autofs.
-    fn blocked(&mut self, process: &ProcessDir, pid: Pid, tid: Pid) -> io::Result<()> {
+    fn sleeping(&mut self, process: &ProcessDir, pid: Pid, tid: Pid) -> io::Result<()> {
         let thread = process.thread(tid)?;
-        match thread.wchan()? {
-            Some(function) if is_autofs(&function) => {}
-            Some(_) => return Ok(()),
+        match whereabouts::sleep(&thread)? {
+            Sleep::Autofs => {}
+            Sleep::Elsewhere => return Ok(()),
             // It went on meanwhile, or this may not be known. The link of its directory is for the same readers.
-            None => return thread.cwd().map(drop),
+            Sleep::Unknown => return thread.cwd().map(drop),
         }
         let Some(waiter) = self.waiter(&thread, pid, tid)? else { return Ok(()) };
         // What was read belongs together if it still waits.
-        if thread.wchan()?.is_some_and(|function| is_autofs(&function)) {
+        if whereabouts::sleep(&thread)? == Sleep::Autofs {
             self.unseen_roles += usize::from(waiter.role == WaiterRole::Unknown);
             self.waiters.push(waiter);
         }
@@ -130,7 +136,7 @@ impl<'a> Search<'a> {
     fn waiter(&mut self, thread: &ProcessDir, pid: Pid, tid: Pid) -> io::Result<Option<Waiter>> {
         let (stat, status) = (thread.stat()?, thread.status()?);
         let sight = self.sight(thread)?;
-        let mut role = role(thread);
+        let Part { mut role, is_unsent } = whereabouts::part(thread);
         let request = self.request(thread, &status, &sight);
         if let (WaiterRole::Unknown, Some(request)) = (role, request) {
             role = role_of_request(request);
@@ -152,6 +158,7 @@ impl<'a> Search<'a> {
             command: stat.command,
             uid: status.uid.unwrap_or_default(),
             role,
+            unsent: is_unsent,
             device,
             path: path.map(TextPath::from_bytes),
             namespace: Some(thread.mount_namespace()?),
@@ -171,7 +178,7 @@ impl<'a> Search<'a> {
     /// namespace.
     fn request(&self, thread: &ProcessDir, status: &Status, sight: &Sight) -> Option<&'a Request> {
         let scene = self.scene;
-        scene.requests.iter().filter(|request| status.ids.contains(&request.pid)).find(|request| {
+        scene.requests.list.iter().filter(|request| status.ids.contains(&request.pid)).find(|request| {
             let Some(master) = scene.master(request.device) else { return false };
             let level = master.ids.len() - 1;
             let is_deeper = status.ids.len() > master.ids.len();
@@ -187,7 +194,7 @@ impl<'a> Search<'a> {
         let superblocks = &self.scene.tables.superblocks;
         match device {
             Some(device) => superblocks.contains_key(&device),
-            None => sight.mounts.values().any(|device| superblocks.contains_key(device)),
+            None => sight.devices().any(|device| superblocks.contains_key(&device)),
         }
     }
 
@@ -202,31 +209,6 @@ impl<'a> Search<'a> {
         }
         hidden.extend(self.memory.hidden());
         hidden
-    }
-}
-
-pub(super) fn is_autofs(function: &[u8]) -> bool {
-    function.starts_with(b"autofs_")
-}
-
-/// What a thread waits for, by the functions on its kernel stack (fs/autofs of Linux).
-pub(super) fn role(thread: &ProcessDir) -> WaiterRole {
-    thread.stack().map_or(WaiterRole::Unknown, |stack| role_by_stack(&stack))
-}
-
-pub(super) fn role_by_stack(stack: &[u8]) -> WaiterRole {
-    let has = |function: &str| {
-        let function = function.as_bytes();
-        stack.split(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_').any(|word| word == function)
-    };
-    if has("autofs_expire_wait") || has("autofs_do_expire_multi") {
-        WaiterRole::Expire
-    } else if has("autofs_d_automount") {
-        WaiterRole::First
-    } else if has("autofs_wait") {
-        WaiterRole::Joined
-    } else {
-        WaiterRole::Unknown
     }
 }
 
@@ -251,87 +233,5 @@ pub(super) fn place(
         (Some(request), _) => (paths.first().cloned().or_else(|| sight.name(request)), Some(request.device)),
         (None, Some((path, device))) => (Some(path.clone()), Some(device)),
         (None, None) => (paths.first().cloned(), None),
-    }
-}
-
-/// The autofs mounts that paths of a process lead to.
-pub(super) struct Sight {
-    /// By mount point; of several at one place the topmost.
-    mounts: HashMap<Vec<u8>, Device>,
-}
-
-impl Sight {
-    pub(super) fn read(mountinfo: &[u8]) -> Self {
-        let all: Vec<Line<'_>> = lines(mountinfo).flatten().collect();
-        if !all.iter().any(Line::is_autofs) {
-            return Self { mounts: HashMap::new() };
-        }
-        let tree = Tree::new(&all);
-        let reachable = all.iter().filter(|line| line.is_autofs() && !tree.surroundings(line).buried);
-        let seen = |line: &Line<'_>| Some((unescape(line.mount_point).into_owned(), line.device()?));
-        // What is mounted later at the same place stands later, and takes its place here too.
-        Self { mounts: reachable.filter_map(seen).collect() }
-    }
-
-    fn shows(&self, device: Device) -> bool {
-        self.mounts.values().any(|shown| *shown == device)
-    }
-
-    /// The superblock of the innermost autofs mount that a path leads to or through.
-    fn device_at(&self, path: &[u8]) -> Option<Device> {
-        let ends = (1..path.len()).rev().filter(|&end| path[end] == b'/');
-        let ways = std::iter::once(path).chain(ends.map(|end| &path[..end])).chain([&b"/"[..]]);
-        ways.into_iter().find_map(|way| self.mounts.get(way).copied())
-    }
-
-    /// The path that a request is about.
-    fn name(&self, request: &Request) -> Option<Vec<u8>> {
-        let shown = self.mounts.iter().filter(|(_, device)| **device == request.device);
-        let mut path = shown.map(|(mount_point, _)| mount_point).min()?.clone();
-        if let Some(name) = &request.name {
-            path.push(b'/');
-            path.extend_from_slice(name.as_bytes());
-        }
-        Some(path)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn device(minor: u32) -> Option<Device> {
-        Some(Device::anonymous(minor))
-    }
-
-    #[test]
-    fn the_innermost_mount_on_the_way_is_found() {
-        let sight = Sight::read(
-            b"1 0 8:1 / / rw - ext4 d rw\n\
-              2 1 0:20 / /net rw - autofs m rw\n\
-              3 2 0:21 / /net/a\\040b/in rw - autofs m rw\n\
-              4 1 0:22 / /top rw - autofs m rw\n\
-              5 4 0:23 / /top rw - autofs m rw\n\
-              6 1 0:24 / /under/it rw - autofs m rw\n\
-              7 1 0:25 / /under rw - tmpfs m rw\n",
-        );
-        for (path, found) in [
-            ("/net", device(20)),
-            ("/net/a", device(20)),
-            ("/net/a b/in/x", device(21)),
-            ("/net/a b/inside", device(20)),
-            ("/network", None),
-            ("/top/x", device(23)),
-            ("/under/it", None),
-            ("/", None),
-        ] {
-            assert_eq!(sight.device_at(path.as_bytes()), found, "{path}");
-        }
-    }
-
-    #[test]
-    fn a_mount_on_the_root_is_on_the_way_of_every_path() {
-        let sight = Sight::read(b"1 0 0:20 / / rw - autofs m rw\n");
-        assert_eq!((sight.device_at(b"/x/y"), sight.device_at(b"/")), (device(20), device(20)));
     }
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use autofs_cr_common::doc::report::Waiter;
 use autofs_cr_common::model::{Device, KernelPipe, Pid, State};
+use autofs_cr_common::proc::Stat;
+use autofs_cr_common::scan::is_sending_request;
 
 use super::World;
 use super::hung::Hung;
@@ -90,11 +92,14 @@ impl<'a> Watched<'a> {
         }
     }
 
-    /// Whether a thread is still in the same wait. One that asks again has slept again.
+    /// Whether a thread is still in the same wait. One that asks again has slept again; so has one whose turn it was to write
+    /// its request, and which found no room for it.
     fn waits(&self, waiter: &Waiter, before: Option<u64>) -> bool {
-        let stat = self.world.proc.process(waiter.pid).and_then(|process| process.thread_stat(waiter.tid));
-        let is_blocked = stat.is_ok_and(|stat| stat.start_time == waiter.start_time && stat.is_blocked());
-        is_blocked && sleeps(waiter.pid, waiter.tid) == before
+        let is_it = |stat: &Stat| stat.start_time == waiter.start_time && matches!(stat.state, b'S' | b'D');
+        let Ok(process) = self.world.proc.process(waiter.pid) else { return false };
+        let is_asleep = process.thread_stat(waiter.tid).is_ok_and(|stat| is_it(&stat));
+        let is_sending = || process.thread(waiter.tid).is_ok_and(|thread| is_sending_request(&thread));
+        is_asleep && (sleeps(waiter.pid, waiter.tid) == before || (waiter.unsent && is_sending()))
     }
 }
 
