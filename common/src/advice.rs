@@ -12,10 +12,33 @@ pub fn at(process: Option<Pid>, command: &str) -> String {
     }
 }
 
+/// Commands for a shell, of which each is only run if the one before did not fail, for where process `at` is.
+pub fn shell_at(process: Option<Pid>, commands: &str) -> String {
+    at(
+        process,
+        &match process.filter(|pid| *pid != Pid::this()) {
+            Some(_) => format!("sh -c {}", shell_word(commands.as_bytes())),
+            None => commands.to_owned(),
+        },
+    )
+}
+
+/// Whether a command may kill who asked first, where a mount cannot be reached otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Force {
+    /// It may not.
+    No,
+    /// It may.
+    Kill,
+}
+
 /// The command that frees hung mounts in the mount namespace of a process: these, or without any all whose master is
 /// gone.
-pub fn free(process: Option<Pid>, mount_points: &[&TextPath]) -> String {
+pub fn free(process: Option<Pid>, force: Force, mount_points: &[&TextPath]) -> String {
     let mut command = "autofs-fixup --free".to_owned();
+    if force == Force::Kill {
+        command.push_str(" --kill");
+    }
     if let Some(pid) = process.filter(|pid| *pid != Pid::this()) {
         command.push_str(&format!(" -p {pid}"));
     }
@@ -26,9 +49,8 @@ pub fn free(process: Option<Pid>, mount_points: &[&TextPath]) -> String {
     command
 }
 
-/// A word as the shell reads it as one: in quotes if it needs them. What cannot be shown is written as `$'\OOO'`, which
-/// POSIX has since 2024, and most shells longer. In octal, as that ends after three digits: how many digits `\xHH` has if
-/// one more follows depends on the shell.
+/// A word as the shell reads it as one: in quotes if it needs them. What cannot be shown is written by printf(1), which every
+/// shell has had for long; `$'\OOO'` is younger. In octal, as that ends after three digits.
 pub fn shell_word(word: &[u8]) -> Cow<'_, str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/_.,:=+@%-".contains(c);
     match std::str::from_utf8(word) {
@@ -36,15 +58,22 @@ pub fn shell_word(word: &[u8]) -> Cow<'_, str> {
         Ok(text) if !text.contains(char::is_control) => {
             Cow::Owned(format!("'{}'", text.replace('\'', r"'\''")))
         }
-        _ => Cow::Owned(format!("$'{}'", escape(word))),
+        // The shell takes away newlines at the end of what a command writes. A path with a slash behind it is the same path.
+        _ if word.ends_with(b"\n") => Cow::Owned(format!("\"$(printf '{}/')\"", escape(word))),
+        _ => Cow::Owned(format!("\"$(printf '{}')\"", escape(word))),
     }
 }
 
+/// As the format of printf(1), between single quotes.
 fn escape(word: &[u8]) -> String {
     let mut escaped = String::new();
-    for &byte in word {
+    for (at, &byte) in word.iter().enumerate() {
         match byte {
-            b'\'' | b'\\' => escaped.extend(['\\', byte.into()]),
+            // It would begin an option.
+            b'-' if at == 0 => escaped.push_str("\\055"),
+            b'%' => escaped.push_str("%%"),
+            b'\\' => escaped.push_str("\\\\"),
+            b'\'' => escaped.push_str("\\047"),
             b' '..=b'~' => escaped.push(byte.into()),
             _ => escaped.push_str(&format!("\\{byte:03o}")),
         }
@@ -66,11 +95,12 @@ mod tests {
             (r"a\x2db", r"'a\x2db'"),
             ("$(x)", "'$(x)'"),
             ("größe", "'größe'"),
-            ("a\nb'\\", r"$'a\012b\'\\'"),
+            ("a\nb'\\%", r#""$(printf 'a\012b\047\\%%')""#),
+            ("a\n", r#""$(printf 'a\012/')""#),
         ] {
             assert_eq!(shell_word(word.as_bytes()), shown);
         }
-        assert_eq!(shell_word(b"/\xff a"), r"$'/\377 a'");
+        assert_eq!(shell_word(b"/\xff a"), r#""$(printf '/\377 a')""#);
     }
 
     #[test]
@@ -82,7 +112,7 @@ mod tests {
             let shown: Vec<_> = words.iter().map(|word| shell_word(word)).collect();
             assert!(!shown.iter().any(|word| word.contains(char::is_control)), "{shown:?}");
             let script = format!("printf '%s\\0' {}", shown.join(" "));
-            let read = std::process::Command::new("bash").args(["-c", &script]).output().expect("bash");
+            let read = std::process::Command::new("sh").args(["-c", &script]).output().expect("sh");
             let expected: Vec<u8> = if words.is_empty() { vec![0] } else { joined(&words) };
             assert_eq!(read.stdout, expected, "{script}");
             Ok(())
@@ -97,9 +127,12 @@ mod tests {
     fn commands_for_other_namespaces_name_the_process() {
         let place = TextPath::from_bytes(b"/a b".to_vec());
         let other = Pid::new(1).filter(|pid| *pid != Pid::this());
-        assert_eq!(free(other, &[&place]), "autofs-fixup --free -p 1 '/a b'");
-        assert_eq!(free(Some(Pid::this()), &[&place, &place]), "autofs-fixup --free '/a b' '/a b'");
-        assert_eq!(free(None, &[]), "autofs-fixup --free");
+        assert_eq!(free(other, Force::No, &[&place]), "autofs-fixup --free -p 1 '/a b'");
+        let own = Some(Pid::this());
+        assert_eq!(free(own, Force::Kill, &[&place, &place]), "autofs-fixup --free --kill '/a b' '/a b'");
+        assert_eq!(free(None, Force::No, &[]), "autofs-fixup --free");
+        assert_eq!(shell_at(other, "a && b"), "nsenter -t 1 -a sh -c 'a && b'");
+        assert_eq!(shell_at(None, "a && b"), "a && b");
         assert_eq!(at(other, "systemctl restart x"), "nsenter -t 1 -a systemctl restart x");
         assert_eq!(at(None, "true"), "true");
     }

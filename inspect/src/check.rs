@@ -1,9 +1,9 @@
 //! Which mounts need attention.
 
 use crate::columns::Settings;
-use crate::trouble;
 use crate::view::View;
 use crate::waiting;
+use crate::{repair, trouble};
 
 /// A line for each mount that is not well: what is wrong, who waits, and what repairs it.
 pub fn unhealthy(view: &View<'_>, settings: &Settings) -> Vec<String> {
@@ -20,7 +20,7 @@ pub fn unhealthy(view: &View<'_>, settings: &Settings) -> Vec<String> {
         if !waits.is_empty() {
             line += &format!("; {}", waiting::list(&waits));
         }
-        if let Some(repair) = trouble.repair(&row) {
+        if let Some(repair) = repair::of(trouble, &row) {
             line += &format!("; to repair: {}", repair.command(&[&row.mount.mount_point]));
         }
         lines.push(line);

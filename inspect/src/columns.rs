@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use autofs_cr_common::doc::report::{Access, RunsIn, Within};
 use autofs_cr_common::model::State;
 
+use crate::repair;
 use crate::span::Span;
 use crate::trouble;
 use crate::value::Value;
@@ -49,7 +50,7 @@ pub const ALL: &[Column] = &[
     column("PROBLEM", "what is wrong with it", |row, settings| {
         Value::text(trouble::of(row, settings.patience).map(|trouble| trouble.describe(row)))
     }),
-    column("REPAIR", "the command that repairs it", repair),
+    column("REPAIR", "the command that repairs it", command),
     column("MASTER", "process that serves it", master),
     column("PID", "its process id", |row, _| {
         served(row, Value::number(row.superblock.master.map(u32::from)))
@@ -156,8 +157,8 @@ fn master<'a>(row: &Row<'a>, _: &Settings) -> Value<'a> {
     served(row, Value::text(row.master().map(|master| waiting::name(&master.command, master.pid))))
 }
 
-fn repair<'a>(row: &Row<'a>, settings: &Settings) -> Value<'a> {
-    let repair = trouble::of(row, settings.patience).and_then(|trouble| trouble.repair(row));
+fn command<'a>(row: &Row<'a>, settings: &Settings) -> Value<'a> {
+    let repair = trouble::of(row, settings.patience).and_then(|trouble| repair::of(trouble, row));
     Value::text(repair.map(|repair| repair.command(&[&row.mount.mount_point])))
 }
 

@@ -60,7 +60,7 @@ fn colours_without_a_head() {
 #[test]
 fn json_for_programs() {
     let columns = Choice::default().columns_for_programs();
-    compare("mounts.json", |view, out| json::write(view.rows(), &columns, &SETTINGS, out).expect("written"));
+    compare("mounts.json", |view, out| json::write(view, &columns, &SETTINGS, out).expect("written"));
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn the_tree() {
 
 #[test]
 fn metrics_for_a_collector() {
-    compare("metrics.txt", |view, out| metrics::write(view, out).expect("written"));
+    compare("metrics.txt", |view, out| metrics::write(view, &SETTINGS, out).expect("written"));
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn what_is_not_well() {
 fn what_is_said_besides() {
     compare("notes.txt", |view, out| {
         add(notes::hidden(view.report), out);
-        add(notes::waits(view, true), out);
+        add(notes::waits(view, &SETTINGS, true), out);
         add(notes::conclusion(view, &SETTINGS), out);
     });
 }

@@ -4,20 +4,26 @@
 //! |---|---|
 //! | look | `autofs_cr_common::scan` |
 //! | keep what was asked for | `select.rs` |
-//! | bring together what belongs together | `view.rs`, `waiting.rs`, `users.rs`, `trouble.rs` |
+//! | bring together what belongs together | `view.rs`, `waiting.rs`, `users.rs` |
+//! | say what is wrong, and what repairs it | `trouble.rs`, `repair.rs`, `repairs.rs`, `frozen.rs` |
 //! | write | `columns.rs` and `value.rs` for `table.rs` and `json.rs`; `tree.rs`, `metrics.rs`, `check.rs` |
 //! | tell people the rest | `notes.rs` |
-//! | do it again | `watch.rs` |
+//! | do it again | `watch.rs`, `mount_tables.rs`, `screen.rs` |
 #![forbid(unsafe_code)]
 
 mod check;
 mod cli;
 mod columns;
+mod frozen;
 #[cfg(test)]
 mod golden;
 mod json;
 mod metrics;
+mod mount_tables;
 mod notes;
+mod repair;
+mod repairs;
+mod screen;
 mod select;
 mod span;
 mod table;
@@ -44,6 +50,7 @@ use clap::Parser;
 
 use cli::{Cli, Document, Form};
 use columns::{Column, Settings};
+use select::NotThere;
 use span::Span;
 use view::View;
 
@@ -98,7 +105,8 @@ impl<'a> Inspection<'a> {
 
     /// Looks, and writes what was found.
     fn once(&self) -> Result<Exit> {
-        let report = self.look()?;
+        let (report, missing) = self.look()?;
+        NotThere::refuse(&missing)?;
         let view = self.view(&report);
         let is_check = matches!(self.form, Form::Document(Document::Check, _));
         let unhealthy = if is_check { check::unhealthy(&view, &self.settings) } else { Vec::new() };
@@ -109,7 +117,7 @@ impl<'a> Inspection<'a> {
         self.note(notes::hidden(&report));
         self.voice.detail(notes::sizes(&report));
         if self.is_for_people() {
-            self.note(notes::waits(&view, self.cli.verbosity.verbose));
+            self.note(notes::waits(&view, &self.settings, self.cli.verbosity.verbose));
         }
         self.write_out(&view, &unhealthy)?;
         if self.is_for_people() {
@@ -118,15 +126,16 @@ impl<'a> Inspection<'a> {
         Ok(if is_check { Exit::Attention } else { Exit::Done })
     }
 
-    fn look(&self) -> Result<Report> {
+    /// What there is, and the paths that were asked about and are none of it.
+    fn look(&self) -> Result<(Report, Vec<NotThere>)> {
         let scope = match (self.cli.all, self.cli.pid) {
             (true, _) => Scope::All,
             (false, Some(pid)) => Scope::Of(pid),
             (false, None) => Scope::Own,
         };
         let mut report = scan(&self.proc, scope, self.needs())?;
-        select::narrow(&mut report, &self.paths)?;
-        Ok(report)
+        let missing = select::narrow(&mut report, &self.paths);
+        Ok((report, missing))
     }
 
     /// What has to be looked at for what is written.
@@ -178,12 +187,10 @@ impl<'a> Inspection<'a> {
                 let style = table::Style { head: !self.cli.noheadings, raw: self.cli.raw, colour };
                 table::write(view.rows(), &choice.columns(several), &self.settings, style, out)
             }
-            Form::Json(choice) => {
-                json::write(view.rows(), &choice.columns_for_programs(), &self.settings, out)
-            }
+            Form::Json(choice) => json::write(view, &choice.columns_for_programs(), &self.settings, out),
             Form::Document(Document::Tree, _) => tree::write(view.rows(), &self.settings, out),
             Form::Document(Document::Yaml, _) => doc::write(view.report, out),
-            Form::Document(Document::Metrics, _) => metrics::write(view, out),
+            Form::Document(Document::Metrics, _) => metrics::write(view, &self.settings, out),
             Form::Document(Document::Check, _) => Ok(()),
         }
     }

@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use autofs_cr_common::doc::report::{CopyFault, RequestKind};
 use autofs_cr_common::model::State;
 
+use crate::columns::Settings;
+use crate::trouble::{self, Trouble};
 use crate::view::View;
 use crate::waiting::{self, Outlook};
 
@@ -24,8 +26,8 @@ struct Sample {
 }
 
 /// Writes what a report comes to.
-pub fn write(view: &View<'_>, out: &mut impl Write) -> io::Result<()> {
-    for Metric { name, help, samples } in metrics(view) {
+pub fn write(view: &View<'_>, settings: &Settings, out: &mut impl Write) -> io::Result<()> {
+    for Metric { name, help, samples } in metrics(view, settings) {
         writeln!(out, "# TYPE autofs_{name} gauge\n# HELP autofs_{name} {help}")?;
         for Sample { label, value } in samples {
             match label {
@@ -37,11 +39,16 @@ pub fn write(view: &View<'_>, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "# EOF")
 }
 
-fn metrics(view: &View<'_>) -> [Metric; 8] {
+fn metrics(view: &View<'_>, settings: &Settings) -> [Metric; 9] {
     let report = view.report;
     let oldest = waiting::longest(&view.waits).map_or(0, |span| span.seconds() as usize);
     [
         Metric { name: "mounts", help: "Autofs mounts, by state.", samples: mounts(view) },
+        Metric {
+            name: "unhealthy_mounts",
+            help: "Mounts that --check names, by what is wrong.",
+            samples: unhealthy(view, settings),
+        },
         Metric { name: "faulty_copies", help: "Mounts that are copies which fail.", samples: copies(view) },
         single("content_mounts", "What is mounted on autofs mounts.", report.content.len()),
         Metric {
@@ -76,6 +83,16 @@ fn mounts(view: &View<'_>) -> Vec<Sample> {
     samples.into()
 }
 
+fn unhealthy(view: &View<'_>, settings: &Settings) -> Vec<Sample> {
+    let troubles = view.rows().filter_map(|row| trouble::of(&row, settings.patience));
+    let troubles: Vec<&str> = troubles.map(Trouble::as_str).collect();
+    let samples = Trouble::ALL.map(|problem| Sample {
+        label: Some(("problem", problem)),
+        value: troubles.iter().filter(|trouble| **trouble == problem).count(),
+    });
+    samples.into()
+}
+
 fn copies(view: &View<'_>) -> Vec<Sample> {
     let samples = [CopyFault::Severed, CopyFault::Stale].map(|fault| Sample {
         label: Some(("fault", fault.as_str())),
@@ -85,15 +102,9 @@ fn copies(view: &View<'_>) -> Vec<Sample> {
 }
 
 fn waits(view: &View<'_>) -> Vec<Sample> {
-    let of = |outlook: &Outlook<'_>| match outlook {
-        Outlook::MasterGone => "master_gone",
-        Outlook::Read(_) => "read",
-        Outlook::Unread(_) => "unread",
-        Outlook::Unclear => "unclear",
-    };
-    let samples = ["master_gone", "read", "unread", "unclear"].map(|outlook| Sample {
+    let samples = Outlook::ALL.map(|outlook| Sample {
         label: Some(("outlook", outlook)),
-        value: view.waits.iter().filter(|waiting| of(&waiting.outlook) == outlook).count(),
+        value: view.waits.iter().filter(|waiting| waiting.outlook.as_str() == outlook).count(),
     });
     samples.into()
 }

@@ -7,9 +7,9 @@ use autofs_cr_common::doc::Report;
 use autofs_cr_common::model::State;
 
 use crate::columns::Settings;
-use crate::trouble::Repairs;
+use crate::repairs::Repairs;
 use crate::view::View;
-use crate::waiting::{self, Outlook};
+use crate::waiting;
 
 /// How many of those who wait, and of the repairs, are shown.
 const MOST: usize = 10;
@@ -32,10 +32,10 @@ pub fn sizes(report: &Report) -> String {
     )
 }
 
-/// Who waits: those that nobody may answer; if all are asked for, also those that are waited for a moment. And whom no
-/// master sees.
-pub fn waits(view: &View<'_>, all: bool) -> Vec<String> {
-    let shown = view.waits.iter().filter(|waiting| all || !matches!(waiting.outlook, Outlook::Unread(_)));
+/// Who waits: those that nobody may answer; if all are asked for, also those whose master may read their request in a
+/// moment. And whom no master sees.
+pub fn waits(view: &View<'_>, settings: &Settings, all: bool) -> Vec<String> {
+    let shown = view.waits.iter().filter(|waiting| all || !waiting.is_early(settings.patience));
     let strangers = view.report.strangers.iter().map(|stranger| {
         let master = view.report.process(stranger.master);
         let master = master.map_or_else(|| "the master".into(), |it| waiting::name(&it.command, it.pid));

@@ -1,18 +1,48 @@
 //! Which mounts are shown.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use autofs_cr_common::doc::Report;
+use autofs_cr_common::model::TextPath;
 
-/// Forgets all mounts but those that these paths are about. Paths are compared as texts: nothing is touched.
-pub fn narrow(report: &mut Report, paths: &[PathBuf]) -> Result<()> {
-    if paths.is_empty() {
-        return Ok(());
+/// A path that no autofs mount has to do with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotThere(TextPath);
+
+impl NotThere {
+    /// An error that names the first.
+    pub fn refuse(paths: &[Self]) -> Result<()> {
+        match paths.first() {
+            Some(path) => bail!("{path}"),
+            None => Ok(()),
+        }
     }
-    let places: Vec<Place> = paths.iter().map(|path| Place::find(report, path)).collect::<Result<_>>()?;
+}
+
+impl fmt::Display for NotThere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no autofs mount is at, above or below {} (symbolic links are not followed)", self.0)
+    }
+}
+
+/// Forgets all mounts but those that these paths are about, and gives the paths that are about none. Paths are compared as
+/// texts: nothing is touched.
+pub fn narrow(report: &mut Report, paths: &[PathBuf]) -> Vec<NotThere> {
+    if paths.is_empty() {
+        return Vec::new();
+    }
+    let mut places = Vec::new();
+    let mut missing = Vec::new();
+    for path in paths {
+        match Place::find(report, path) {
+            Some(place) => places.push(place),
+            None => missing.push(NotThere(TextPath::from(&**path))),
+        }
+    }
     report.keep_mounts(|mount| places.iter().any(|place| place.has(&mount.mount_point)));
-    Ok(())
+    missing
 }
 
 /// What a path is about.
@@ -24,24 +54,16 @@ enum Place {
 }
 
 impl Place {
-    fn find(report: &Report, path: &Path) -> Result<Self> {
+    fn find(report: &Report, path: &Path) -> Option<Self> {
         let points = || report.mounts.iter().map(|mount| &*mount.mount_point);
         if points().any(|point| point == path) {
-            return Ok(Self::At(path.to_owned()));
+            return Some(Self::At(path.to_owned()));
         }
         let above =
             points().filter(|point| path.starts_with(point)).max_by_key(|point| point.as_os_str().len());
         match above {
-            Some(above) => Ok(Self::Through(above.to_owned(), path.to_owned())),
-            None => points()
-                .any(|point| point.starts_with(path))
-                .then(|| Self::At(path.to_owned()))
-                .with_context(|| {
-                    format!(
-                        "no autofs mount is at, above or below {} (symbolic links are not followed)",
-                        path.display()
-                    )
-                }),
+            Some(above) => Some(Self::Through(above.to_owned(), path.to_owned())),
+            None => points().any(|point| point.starts_with(path)).then(|| Self::At(path.to_owned())),
         }
     }
 

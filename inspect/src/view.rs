@@ -109,7 +109,13 @@ impl<'a> Row<'a> {
 
     /// Whether somebody waits on its superblock, be it by another mount that shows it.
     pub fn has_waits(&self) -> bool {
-        self.view.waits.iter().any(|waiting| waiting.waiter.device == Some(self.superblock.device))
+        self.all_waits().next().is_some()
+    }
+
+    /// The threads that wait on its superblock, be it by another mount.
+    pub fn all_waits(&self) -> impl Iterator<Item = &'a Waiting<'a>> {
+        let device = Some(self.superblock.device);
+        self.view.waits.iter().filter(move |waiting| waiting.waiter.device == device)
     }
 
     /// How long its longest wait has lasted, if that is known.

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Component;
 
 use autofs_cr_common::doc::Report;
-use autofs_cr_common::doc::report::{Mount, Process, Request, RequestKind, Waiter, WaiterRole};
+use autofs_cr_common::doc::report::{Halt, Mount, Process, Request, RequestKind, Waiter, WaiterRole};
 use autofs_cr_common::model::{Device, Pid, State, TextPath};
 
 use crate::span::Span;
@@ -25,6 +25,30 @@ pub enum Outlook<'a> {
     Unread(&'a Process),
     /// It is not known who will answer.
     Unclear,
+}
+
+impl<'a> Outlook<'a> {
+    /// The words for them, which programs read.
+    pub const ALL: [&'static str; 4] = ["master_gone", "read", "unread", "unclear"];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        let [master_gone, read, unread, unclear] = Self::ALL;
+        match self {
+            Self::MasterGone => master_gone,
+            Self::Read(_) => read,
+            Self::Unread(_) => unread,
+            Self::Unclear => unclear,
+        }
+    }
+
+    /// The process that will answer, if any does.
+    pub fn master(self) -> Option<&'a Process> {
+        match self {
+            Self::Read(master) | Self::Unread(master) => Some(master),
+            Self::MasterGone | Self::Unclear => None,
+        }
+    }
 }
 
 /// A waiter, on which mount it waits, and what comes of it.
@@ -89,6 +113,15 @@ pub fn kind(kind: RequestKind) -> &'static str {
     }
 }
 
+/// What keeps a process from running, in a few words.
+pub fn halt(halt: Halt) -> &'static str {
+    match halt {
+        Halt::Stopped => "a signal has stopped it",
+        Halt::Traced => "a tracer holds it",
+        Halt::Frozen => "its control group is frozen",
+    }
+}
+
 /// A request that nobody has read, in a few words. Its process has the id that the master would read.
 pub fn request(request: &Request) -> String {
     let kind = kind(request.kind);
@@ -97,9 +130,31 @@ pub fn request(request: &Request) -> String {
 }
 
 impl Waiting<'_> {
+    /// Its user, by name if that is known.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The word for its role.
+    pub fn role(&self) -> &'static str {
+        match self.waiter.role {
+            WaiterRole::First => "first",
+            WaiterRole::Joined => "joined",
+            WaiterRole::Expire => "expire",
+            WaiterRole::Unknown => "unknown",
+        }
+    }
+
     /// Its process.
     pub fn name(&self) -> String {
         name(&self.waiter.command, self.waiter.pid)
+    }
+
+    /// Whether it is too early to say anything: its master has not read the request yet, and nothing is known to keep it
+    /// from that.
+    pub fn is_early(&self, patience: Span) -> bool {
+        let Outlook::Unread(master) = self.outlook else { return false };
+        master.halt.is_none() && self.span.is_none_or(|span| span < patience)
     }
 
     /// Who waits, for how long, for what, and in which role: all but the mount.
@@ -157,10 +212,15 @@ fn outlook<'a>(report: &'a Report, waiter: &Waiter, mount: Option<&Mount>) -> Ou
     }
 }
 
-/// Whether the request that it waits for, or may wait for, is still in the pipe.
+/// Whether the request that it waits for, or may wait for, is still in the pipe, or has not even got there.
 fn is_unread(report: &Report, waiter: &Waiter, mount: Option<&Mount>) -> bool {
     let kind = if waiter.role == WaiterRole::Expire { RequestKind::Expire } else { RequestKind::Mount };
     let key = key(waiter, mount);
+    let has_key = |other: &Waiter| self::key(other, mount).is_none_or(|its| key.is_none_or(|key| its == key));
+    let mut on_it = report.waiters.iter().filter(|other| other.device == waiter.device && other.unsent);
+    if waiter.unsent || on_it.any(has_key) {
+        return true;
+    }
     let mut unread = report.requests.iter().filter(|request| Some(request.device) == waiter.device);
     unread.any(|request| {
         request.kind == kind
@@ -200,7 +260,11 @@ impl fmt::Display for Waiting<'_> {
                 write!(f, ": {} has read the request and not answered yet", name(&master.command, master.pid))
             }
             Outlook::Unread(master) => {
-                write!(f, ": {} has not read the request yet", name(&master.command, master.pid))
+                write!(f, ": {} has not read the request yet", name(&master.command, master.pid))?;
+                if self.waiter.unsent {
+                    f.write_str(", for which its pipe has no room")?;
+                }
+                master.halt.map_or(Ok(()), |what| write!(f, ": {}", halt(what)))
             }
             Outlook::Unclear => Ok(()),
         }

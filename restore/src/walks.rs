@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use autofs_cr_common::advice;
+use autofs_cr_common::advice::{self, Force};
 use autofs_cr_common::doc::Report;
 use autofs_cr_common::doc::report::{Mount, RequestKind};
 use autofs_cr_common::model::{MountType, Pid, TextPath};
@@ -37,7 +37,7 @@ fn pass(expiring: &Expiring, path: &Path, process: Option<Pid>) -> anyhow::Resul
             "cannot walk to {}: an expire of {at} is not answered, and a walk that waits for its end cannot even be \
              killed; {} ends it",
             path.display(),
-            advice::free(process, &[at])
+            advice::free(process, Force::No, &[at])
         ),
         None => Ok(()),
     }
@@ -51,7 +51,7 @@ pub fn check_copies(proc: &Proc) -> anyhow::Result<()> {
             "cannot leave {} out of a copy of this mount namespace: a request or an expire is pending there, which \
              blocks the walk; free it ({}), or take another root directory (--root)",
             mount.mount_point,
-            advice::free(None, &[&mount.mount_point])
+            advice::free(None, Force::No, &[&mount.mount_point])
         ),
         None => Ok(()),
     }

@@ -278,47 +278,6 @@ fn check_is_silent_when_all_is_well_and_names_what_is_not() -> Result<()> {
     Ok(())
 }
 
-/// The commands that repair a mount, as inspect gives them, with a daemon for the word in capitals.
-fn repair_of(sandbox: &Sandbox, names: [&str; 2]) -> String {
-    let paths = names.map(|name| shown(sandbox, name));
-    let found = run(sandbox, ["-q", "-J", "-o", "REPAIR", &paths[0]]);
-    assert!(found.stdout.contains("--exec -- DAEMON"), "{found}");
-    let notes = run(sandbox, []);
-    let named = format!("autofs-inspect: {}: orphaned; to repair: ", paths.join(", "));
-    let command = notes.stderr.lines().find_map(|line| line.strip_prefix(&named));
-    let command = command.unwrap_or_else(|| panic!("a command: {notes}"));
-    let daemon = format!("{} --pipe-fd 3", program("reference-master").display());
-    let tools = program("autofs-inspect").parent().expect("a directory").display().to_string();
-    let image = shown(sandbox, "image");
-    format!("PATH={tools}:$PATH; {}", command.replace("DAEMON", &daemon).replace("IMAGE", &image))
-}
-
-#[test]
-fn the_commands_that_are_shown_repair_mounts_whose_master_died() -> Result<()> {
-    require!(Root, Autofs, PipeInode);
-    for waits in [false, true] {
-        let sandbox = Sandbox::new()?;
-        let options = MasterOptions::new().indirect("i").indirect("j").arg("--ignore-requests");
-        let master = sandbox.master(options)?;
-        let waiting = ["i/key", "j/key"]
-            .map(|name| waits.then(|| start_blocked(sandbox.command("cat").arg(sandbox.path(name)))));
-        master.kill()?;
-        let command = repair_of(&sandbox, ["i", "j"]);
-        assert_eq!(command.contains("--free"), waits, "{command}");
-        // As typed on the host. The daemon stays, so nobody waits for its end.
-        let mut repair = TestCommand::new("sh").args(["-c", &command]).spawn();
-        // A touch before that would make it catatonic.
-        wait_until(&sandbox, &format!("{} --check >/dev/null", program("autofs-inspect").display()));
-        sandbox.touch(sandbox.path("i/other"))?;
-        for waiter in waiting.into_iter().flatten() {
-            waiter.finish().assert_stderr_contains("No such file or directory");
-        }
-        run(&sandbox, ["--check"]);
-        repair.process().kill()?;
-    }
-    Ok(())
-}
-
 #[test]
 fn metrics_count_and_the_file_appears_as_a_whole() -> Result<()> {
     require!(Root, Autofs, PipeInode);

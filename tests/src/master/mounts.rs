@@ -1,15 +1,18 @@
 //! Where the master's mounts come from.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use autofs_cr_common::model::{Device, KernelPipe, MountType, SuperOptions};
+use autofs_cr_common::proc::mountinfo::{Line, lines, unescape};
 use nix::mount::MsFlags;
 use nix::unistd::getpgrp;
 use rustix::io::fcntl_dupfd_cloexec;
@@ -179,15 +182,14 @@ pub struct AutofsLine {
     pub options: SuperOptions,
 }
 
-/// The autofs mounts of this mount namespace. Paths of the tests have no bytes that mountinfo escapes.
+/// The autofs mounts of this mount namespace.
 pub fn autofs_mounts() -> io::Result<Vec<AutofsLine>> {
-    let text = fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(text.lines().filter_map(parse_line).collect())
+    let text = fs::read("/proc/self/mountinfo")?;
+    Ok(lines(&text).flatten().filter(Line::is_autofs).filter_map(parse_line).collect())
 }
 
-fn parse_line(line: &str) -> Option<AutofsLine> {
-    let (left, right) = line.split_once(" - autofs ")?;
-    let fields: Vec<&str> = left.split(' ').collect();
-    let options = SuperOptions::parse(right.split(' ').nth(1)?).ok()?;
-    Some(AutofsLine { path: fields.get(4)?.into(), device: fields.get(2)?.parse().ok()?, options })
+fn parse_line(line: Line<'_>) -> Option<AutofsLine> {
+    let options = SuperOptions::parse(std::str::from_utf8(line.super_options).ok()?).ok()?;
+    let path = OsString::from_vec(unescape(line.mount_point).into_owned()).into();
+    Some(AutofsLine { path, device: line.device()?, options })
 }
