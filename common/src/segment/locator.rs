@@ -3,15 +3,19 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::str::FromStr;
 
-use rustix::fs::Mode;
+use rustix::fs::{AtFlags, CWD, Mode};
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::shm;
 
 use crate::model::Pid;
+
+/// Where shm_open(3) of Linux keeps its objects.
+pub(super) const FOLDER: &str = "/dev/shm";
 
 const PREFIX: &str = "/autofs-cr-";
 const RANDOM: usize = 16;
@@ -48,10 +52,17 @@ impl Name {
         Ok(Self(format!("{PREFIX}{:032x}", u128::from_ne_bytes(bytes))))
     }
 
-    /// Makes the object, which must not be there. The descriptor is closed by execve.
-    pub(super) fn create(&self) -> io::Result<File> {
-        let flags = shm::OFlags::CREATE | shm::OFlags::EXCL | shm::OFlags::RDWR;
-        Ok(shm::open(&*self.0, flags, Mode::RUSR | Mode::WUSR)?.into())
+    /// Makes an object that has no name yet. The descriptor is closed by execve.
+    pub(super) fn unnamed() -> io::Result<File> {
+        let options = &mut OpenOptions::new();
+        options.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(FOLDER)
+    }
+
+    /// Gives it to such an object; nothing may have it.
+    pub(super) fn give_to(&self, object: &File) -> io::Result<()> {
+        let from = format!("/proc/self/fd/{}", object.as_raw_fd());
+        let to = format!("{FOLDER}{}", self.0);
+        Ok(rustix::fs::linkat(CWD, from, CWD, to, AtFlags::SYMLINK_FOLLOW)?)
     }
 
     fn open(&self) -> io::Result<File> {
@@ -66,6 +77,11 @@ impl Name {
 }
 
 impl Locator {
+    /// That of a descriptor of this process.
+    pub(super) fn of(file: &File) -> Self {
+        Self::Inherited(file.as_raw_fd().unsigned_abs())
+    }
+
     /// Opens what it locates, with an open file description of its own. The descriptor is closed by
     /// execve.
     pub(super) fn open(&self) -> io::Result<File> {

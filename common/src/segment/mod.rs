@@ -81,26 +81,19 @@ pub struct Claim<'a> {
 }
 
 impl Segment {
-    /// Makes a segment with a new name and publishes the plan in it. All is written before anyone can
-    /// know the name.
+    /// Makes a segment with a new name and publishes the plan in it. It gets the name when all is written and it is
+    /// held: whatever instant this process is killed at, who finds the name finds the whole, and can tell whether
+    /// it is needed.
     pub fn create(plan: &Plan) -> Result<Owner, SegmentError> {
         let deadline = now().saturating_add(plan.timeout);
         let bytes = layout::encode(plan, deadline).map_err(SegmentError::Plan)?;
-        let failed = |name: String| move |source| SegmentError::Create { name, source };
-        let name = Name::random().map_err(failed("".into()))?;
-        let file = name.create().map_err(failed(name.to_string()))?;
-        let segment = file::fill(&file, &bytes)
-            .map_err(failed(name.to_string()))
-            .and_then(|()| Self::open(&Locator::Name(name.clone())))
-            .and_then(|segment| segment.hold_as_coordinator().map_err(failed(name.to_string())));
-        match segment {
-            Ok(segment) => Ok(Owner { segment, name, maker: Pid::this() }),
-            Err(error) => {
-                // The first error is the one to tell.
-                let _ = name.unlink();
-                Err(error)
-            }
-        }
+        let name = Name::random().map_err(|source| SegmentError::Create { name: String::new(), source })?;
+        let failed = |source| SegmentError::Create { name: name.to_string(), source };
+        let file = Name::unnamed().map_err(failed)?;
+        file::fill(&file, &bytes).map_err(failed)?;
+        let segment = Self::open(&Locator::of(&file))?.hold_as_coordinator().map_err(failed)?;
+        name.give_to(&file).map_err(failed)?;
+        Ok(Owner { segment, name, maker: Pid::this() })
     }
 
     /// Opens a segment and checks all of it.

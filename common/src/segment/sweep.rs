@@ -1,15 +1,9 @@
 //! Segments whose restore was killed: nobody needs them, and nobody else takes them away.
 
 use std::fs::{self, DirEntry};
-use std::time::Duration;
 
+use super::locator::FOLDER;
 use super::{Locator, Name, Segment};
-
-/// Where shm_open(3) of Linux keeps its objects.
-const FOLDER: &str = "/dev/shm";
-
-/// How old a segment is at least when it is looked at: one that is being made has no lock yet.
-const AGE: Duration = Duration::from_secs(10);
 
 /// Takes the names of segments away whose coordinator is dead, and gives their number. What cannot be
 /// opened, or belongs to another user, is left alone.
@@ -20,10 +14,7 @@ pub fn sweep() -> usize {
 
 fn stale(entry: &DirEntry) -> Option<Name> {
     let name: Name = format!("/{}", entry.file_name().to_str()?).parse().ok()?;
-    let age = entry.metadata().ok()?.modified().ok()?.elapsed().ok()?;
-    if age < AGE {
-        return None;
-    }
+    // One that has a name has its lock already.
     let segment = Segment::open(&Locator::Name(name.clone())).ok()?;
     (!segment.coordinator_lives().ok()?).then_some(name)
 }
