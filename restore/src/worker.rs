@@ -21,7 +21,6 @@ use nix::sched::{CloneFlags, unshare};
 use crate::live::Masters;
 use crate::mounter::{Answer, FIRST, Launch, Mounter, Order, Outfit, Progress};
 use crate::plan::Plan;
-use crate::signals;
 
 /// How long the mounter may stay at one step. Each takes well below a millisecond, or at most a second where
 /// a device number is waited for, but for a path walk onto a mount with a pending request, which never ends.
@@ -164,7 +163,8 @@ fn enter(
     channel: Channel,
     outfit: Outfit,
 ) -> anyhow::Result<()> {
-    signals::unblock().context("cannot unblock signals")?;
+    // Signals stay blocked here: those for the whole group, as of Ctrl-C, are restore's to answer, which then has this
+    // child undo everything.
     if matches!(place, Place::Of(_)) {
         // Who reads the stage document must see its end while the mounter goes on.
         crate::run::close_stdout()?;

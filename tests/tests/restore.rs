@@ -414,6 +414,29 @@ fn sigint_and_sigterm_undo_everything() -> Result<()> {
 }
 
 #[test]
+fn a_signal_to_the_whole_process_group_undoes_everything() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    // As Ctrl-C in a terminal, and timeout(1).
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let sandbox = Sandbox::new()?;
+        let master = like_systemd(&sandbox)?;
+        let image = dump(&sandbox);
+        sandbox.run(["umount", &sandbox.path("b").to_string_lossy()]).assert_success();
+        let before = sandbox.mountinfo();
+        let (mut running, stage) = start_restore(&sandbox, &image, "--connect=fixup")?;
+        // It leads its group.
+        nix::sys::signal::killpg(running.process().pid().to_nix(), signal)?;
+        running.finish().assert_code(1).assert_stderr_contains("everything was undone");
+        assert_eq!(sandbox.mountinfo(), before, "{signal}");
+        assert_segment_is_gone(&stage);
+        drop(master);
+        sandbox.close()?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_dry_run_prints_the_plan_and_changes_nothing() -> Result<()> {
     require!(Root, Autofs);
     let _alone = alone();

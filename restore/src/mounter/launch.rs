@@ -26,6 +26,7 @@ impl Launch {
         super::fresh::mount_proc().context("cannot mount a fresh /proc")?;
         nix::unistd::chdir("/")?;
         default_sigpipe()?;
+        crate::signals::unblock()?;
         nix::sys::stat::umask(umask);
         for fd in &self.inherited {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
