@@ -153,12 +153,3 @@ pub fn ask<Q: serde::Serialize, A: serde::de::DeserializeOwned>(
     child.send(request, &[])?;
     child.receive(deadline).map(|(answer, _)| answer)
 }
-
-/// Does something that must not end in the middle: meanwhile this process does not die with its parent. Whether
-/// that is gone has to be looked at afterwards, by the channel to it.
-pub fn undivided<T>(work: impl FnOnce() -> T) -> io::Result<T> {
-    nix::sys::prctl::set_pdeathsig(None)?;
-    let done = work();
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-    Ok(done)
-}

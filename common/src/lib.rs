@@ -12,6 +12,7 @@
 //! | [`segment`] | the shared memory by which restore and the fixups work together |
 //! | [`masters`] | what each kind of master needs to recognise its mounts |
 //! | [`target`] | a process whose namespaces a tool works in |
+//! | [`unfinished`] | what a restore works in, and leaves behind when it is killed |
 //! | [`channel`] | typed messages between a tool and its children |
 //! | [`child`] | steps that may block, run in a child process with a deadline |
 //! | [`limits`] | how many descriptors a process may have open |
@@ -35,3 +36,4 @@ pub mod scan;
 pub mod segment;
 pub mod sys;
 pub mod target;
+pub mod unfinished;

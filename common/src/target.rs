@@ -98,11 +98,16 @@ impl Target {
         is_alive(self.pidfd.as_fd())
     }
 
+    /// Opens a path in its root directory, and inside that root. No link at its end is followed.
+    pub fn open_inside(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        Ok(openat2(&self.root, path, flags, Mode::empty(), resolve)?)
+    }
+
     /// What a symbolic link in its root directory points to. The path is resolved inside that root.
     pub fn read_link(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let link = openat2(&self.root, path, flags, Mode::empty(), resolve)?;
+        let link = self.open_inside(path, OFlags::PATH)?;
         Ok(readlinkat(&link, "", Vec::new())?.into_bytes())
     }
 

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod attributes;
+mod before;
 mod check;
 pub mod cli;
 mod copies;

@@ -1,13 +1,32 @@
-//! What a restore that was killed left parked: mounts that it had moved aside while it replaced what they were
-//! on. The next restore moves them back.
+//! What a restore that was killed left: its work place, with mounts that it had moved aside while it replaced what they
+//! were on. The next restore moves them back.
 
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
 use autofs_cr_common::model::TextPath;
 use autofs_cr_common::proc::{Proc, mountinfo};
 use autofs_cr_common::target::Target;
+use autofs_cr_common::unfinished::{is_cover, is_work_place};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
-use crate::mounter::PARKING_SOURCE;
+use crate::before::Before;
 
-/// A place where mounts are parked.
+/// The file in a work place that has the image, for a user who has lost it.
+pub const IMAGE: &str = "image.yaml";
+
+/// The file in a work place that says what was there before.
+pub const BEFORE: &str = "before";
+
+/// How long a restore that was killed may take to be gone, with its children.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// No file in a work place is longer.
+const MOST: u64 = 256 << 20;
+
+/// The work place of a restore that is dead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parking {
     /// Where it is.
@@ -16,6 +35,10 @@ pub struct Parking {
     pub mounts: Vec<Parked>,
     /// What covers superblocks whose content is parked.
     pub covers: Vec<Cover>,
+    /// The autofs mounts there that keep pipes open.
+    pub pipes: Vec<TextPath>,
+    /// What was there before that restore.
+    pub before: Before,
 }
 
 /// An empty directory over an autofs mount whose content is parked: see [`crate::mounter`].
@@ -25,6 +48,8 @@ pub struct Cover {
     pub id: u64,
     /// Where it is.
     pub mount_point: TextPath,
+    /// The id of the mount that is on it, if its content was not moved away yet.
+    pub carries: Option<u64>,
 }
 
 /// A mount that is parked.
@@ -38,36 +63,83 @@ pub struct Parked {
     pub was_at: TextPath,
 }
 
-/// Looks for parked mounts in the mount namespace of a process.
+/// Looks for work places in the mount namespace of a process. That of a restore which is at work is an error.
 pub fn find(proc: &Proc, target: &Target) -> anyhow::Result<Vec<Parking>> {
     let text = proc.process(target.pid())?.mountinfo()?;
     let lines: Vec<_> = mountinfo::lines(&text).collect::<Result<_, _>>()?;
-    let ours = lines.iter().filter(|line| line.source == PARKING_SOURCE.as_bytes());
-    // A cover shows only a directory of it.
-    let (parkings, covers): (Vec<&mountinfo::Line<'_>>, Vec<_>) = ours.partition(|line| line.root == b"/");
-    parkings
-        .into_iter()
-        .map(|parking| {
-            let parked = lines.iter().filter(|line| line.parent == parking.id);
-            let mounts = parked.map(|line| examine(target, line.id, path(line.mount_point)));
-            Ok(Parking {
-                mount_point: path(parking.mount_point),
-                mounts: mounts.collect::<std::io::Result<_>>()?,
-                covers: covers.iter().filter(|line| line.device == parking.device).map(cover).collect(),
-            })
-        })
-        .collect()
+    let places = lines.iter().filter(|line| is_work_place(line));
+    places.map(|place| examine(target, &lines, place)).collect()
 }
 
-fn cover(line: &&mountinfo::Line<'_>) -> Cover {
-    Cover { id: line.id, mount_point: path(line.mount_point) }
+fn examine(
+    target: &Target,
+    lines: &[mountinfo::Line<'_>],
+    place: &mountinfo::Line<'_>,
+) -> anyhow::Result<Parking> {
+    let mount_point = path(place.mount_point);
+    let what = || format!("cannot look at {mount_point}, which a restore made");
+    wait_for_end(target, &mount_point).with_context(what)?;
+    let here = lines.iter().filter(|line| line.parent == place.id);
+    let (pipes, parked): (Vec<&mountinfo::Line<'_>>, Vec<_>) = here.partition(|line| line.is_autofs());
+    let mounts = parked.iter().map(|line| parked_mount(target, line.id, path(line.mount_point)));
+    let covers = lines.iter().filter(|line| is_cover(line) && line.device == place.device);
+    let text = read(target, &inside(&mount_point, BEFORE))?.unwrap_or_default();
+    Ok(Parking {
+        mounts: mounts.collect::<io::Result<_>>().with_context(what)?,
+        covers: covers.map(|line| cover(lines, line)).collect(),
+        pipes: pipes.iter().map(|line| path(line.mount_point)).collect(),
+        before: Before::read(&String::from_utf8_lossy(&text)).with_context(what)?,
+        mount_point,
+    })
 }
 
-fn examine(target: &Target, id: u64, mount_point: TextPath) -> std::io::Result<Parked> {
+/// Waits until the mounter that has made a work place is dead: it holds a lock on it.
+fn wait_for_end(target: &Target, place: &TextPath) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let directory = target.open_inside(place, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    loop {
+        match flock(&directory, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                // The kernel tells nobody when a lock is free but who waits for it without a deadline.
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                bail!("another autofs-restore is at work in this mount namespace: wait for its end")
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn cover(lines: &[mountinfo::Line<'_>], line: &mountinfo::Line<'_>) -> Cover {
+    let carries = lines.iter().find(|other| other.parent == line.id);
+    Cover { id: line.id, mount_point: path(line.mount_point), carries: carries.map(|line| line.id) }
+}
+
+fn parked_mount(target: &Target, id: u64, mount_point: TextPath) -> io::Result<Parked> {
     let mut link = mount_point.as_bytes().to_vec();
     link.extend_from_slice(b".was-at");
     let was_at = target.read_link(&TextPath::from_bytes(link))?;
     Ok(Parked { id, mount_point, was_at: TextPath::from_bytes(was_at) })
+}
+
+/// What is in a file; none if it is not there.
+fn read(target: &Target, path: &TextPath) -> anyhow::Result<Option<Vec<u8>>> {
+    let file: OwnedFd = match target.open_inside(path, OFlags::RDONLY | OFlags::NONBLOCK) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.with_context(|| format!("cannot open {path}"))?,
+    };
+    let mut bytes = Vec::new();
+    std::fs::File::from(file)
+        .take(MOST)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("cannot read {path}"))?;
+    Ok(Some(bytes))
+}
+
+fn inside(place: &TextPath, name: &str) -> TextPath {
+    TextPath::from_bytes([place.as_bytes(), b"/", name.as_bytes()].concat())
 }
 
 fn path(escaped: &[u8]) -> TextPath {

@@ -233,7 +233,7 @@ impl Restore<'_> {
 
     fn needs_work(&self, group: usize) -> bool {
         let mut items = self.plan.groups[group].iter().map(|&item| &self.plan.items[item]);
-        items.any(|item| item.action != Action::Keep || !item.parked.is_empty())
+        items.any(|item| item.action != Action::Keep || item.is_unsettled())
     }
 
     fn is_held(&self, group: usize) -> bool {

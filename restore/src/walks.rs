@@ -70,8 +70,9 @@ fn is_blocked(report: &Report, mount: &Mount) -> bool {
 
 /// The paths that the mounter walks to.
 fn walked(plan: &Plan) -> impl Iterator<Item = &TextPath> {
-    let items = plan.items.iter().filter(|item| item.action != Action::Keep || !item.parked.is_empty());
-    let left = plan.parkings.iter().chain(plan.covers.iter().map(|cover| &cover.mount_point));
+    let items = plan.items.iter().filter(|item| item.action != Action::Keep || item.is_unsettled());
+    let covers = plan.parkings.iter().flat_map(|parking| &parking.covers).map(|cover| &cover.mount_point);
+    let left = plan.parkings.iter().map(|parking| &parking.mount_point).chain(covers);
     items.flat_map(|item| of_item(plan, item)).chain(left)
 }
 

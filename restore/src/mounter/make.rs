@@ -16,7 +16,7 @@ use rustix::mount::MountAttrFlags;
 use super::place::Place;
 use super::prepare::relative;
 use super::superblock::{self, Recipe};
-use super::take::Taken;
+use super::take::{Taken, unmount_cover};
 use super::{Mounter, moves};
 use crate::attributes;
 use crate::live::Masters;
@@ -27,8 +27,6 @@ use crate::plan::Action;
 pub(super) struct Adopted {
     /// Its root, open for reading; none where descriptors are scarce.
     pub root: Option<OwnedFd>,
-    /// The timeout that it had, once another was set.
-    pub timeout: Option<Duration>,
 }
 
 /// Which device number a new superblock gets.
@@ -46,9 +44,14 @@ impl Mounter<'_> {
     pub(super) fn make_group(&mut self, group: usize) -> anyhow::Result<()> {
         let items = &self.plan.groups[group];
         self.begun.extend(items);
+        for &item in items {
+            self.progress.set(item);
+            self.find_again(item).and_then(|()| self.settle(item)).with_context(|| self.name(item))?;
+            self.keep_pipe(item).with_context(|| self.name(item))?;
+        }
         for &item in items.iter().rev() {
             self.progress.set(item);
-            self.find_again(item).and_then(|()| self.take(item)).with_context(|| self.name(item))?;
+            self.take(item).with_context(|| self.name(item))?;
         }
         for &item in items {
             self.progress.set(item);
@@ -63,7 +66,7 @@ impl Mounter<'_> {
     fn find_again(&mut self, item: usize) -> anyhow::Result<()> {
         let Some(old) = &self.plan.items[item].old else { return Ok(()) };
         if !self.taken.contains_key(&item) {
-            let taken = self.find_old(old, &HashSet::new())?;
+            let taken = self.find_old(old, Some(&HashSet::new()))?;
             self.taken.insert(item, taken);
         }
         Ok(())
@@ -81,8 +84,7 @@ impl Mounter<'_> {
         match action {
             Action::Keep => return Ok(()),
             Action::Adopt => {
-                let before = self.set_adopted_timeout(item, superblock.options.timeout())?;
-                self.adopted.entry(item).or_default().timeout = Some(before);
+                self.set_adopted_timeout(item, superblock.options.timeout())?;
                 return Ok(());
             }
             Action::Connect | Action::Create | Action::Leave => {}
@@ -106,8 +108,8 @@ impl Mounter<'_> {
         self.attach_all(item, &whole)
     }
 
-    /// Sets the timeout of a superblock that is adopted, and gives what it was.
-    pub(super) fn set_adopted_timeout(&self, item: usize, timeout: Duration) -> anyhow::Result<Duration> {
+    /// Sets the timeout of a superblock that is adopted.
+    pub(super) fn set_adopted_timeout(&self, item: usize, timeout: Duration) -> anyhow::Result<()> {
         let found;
         let root = match self.adopted.get(&item).and_then(|adopted| adopted.root.as_ref()) {
             Some(root) => root,
@@ -116,24 +118,38 @@ impl Mounter<'_> {
                 &found
             }
         };
-        set_timeout_as_admin(root.as_fd(), timeout).context("cannot set its timeout")
+        set_timeout_as_admin(root.as_fd(), timeout).context("cannot set its timeout")?;
+        Ok(())
     }
 
-    /// Attaches the mount of a superblock that is connected already: with what is parked for it on it from its first
-    /// instant, as who asks before that comes has the master mount it once more.
+    /// Attaches the mount of a superblock that is connected already: beneath a cover, until what is parked for it is on it
+    /// too, as who asks before that comes has the master mount it once more.
     fn attach_with_content(&mut self, item: usize, whole: &OwnedFd) -> anyhow::Result<()> {
         let has_content = self.taken.get(&item).is_some_and(|taken| !taken.parked.is_empty());
         // What is on which of several mounts is found when they are there.
-        if !has_content || self.plan.items[item].mounts.len() != 1 {
+        let [index] = *self.plan.items[item].mounts else { return self.attach_all(item, whole) };
+        if !has_content {
             return self.attach_all(item, whole);
         }
-        let stage = self.open_park()?.stage(whole).context("cannot mount it aside")?;
-        let attached = self.load(item, whole).and_then(|()| self.attach_all(item, whole));
-        let is_in_place = self.plan.items[item].mounts.iter().all(|mount| self.made.contains(*mount));
-        if attached.is_err() && !is_in_place {
-            self.unload(item, &stage)?;
+        let mount = &self.plan.image.mounts[index];
+        let cover = self.open_park()?.cover().context("cannot make a cover")?;
+        self.place_of(index, mount)?.attach(&cover).context("cannot cover its place")?;
+        let attached = self.attach_at(index, whole.try_clone()?, Some(&cover));
+        let is_made = self.made.contains(index);
+        if let Some(taken) = self.taken.get_mut(&item) {
+            taken.place_cover = Some((cover, mount.mount_point.clone()));
         }
-        attached
+        if is_made {
+            return attached;
+        }
+        // Not beneath another mount before Linux 6.5.
+        if let Some((cover, mount_point)) =
+            self.taken.get_mut(&item).and_then(|taken| taken.place_cover.take())
+        {
+            drop(cover);
+            unmount_cover(&mount_point).context("cannot uncover its place")?;
+        }
+        self.attach_all(item, whole)
     }
 
     /// Makes the superblock of an item, with its device number.
@@ -190,15 +206,27 @@ impl Mounter<'_> {
     }
 
     fn attach(&mut self, index: usize, tree: OwnedFd) -> anyhow::Result<()> {
+        self.attach_at(index, tree, None)
+    }
+
+    /// Attaches a mount at its place, or there beneath a cover. It has its attributes before anybody sees it.
+    fn attach_at(&mut self, index: usize, tree: OwnedFd, cover: Option<&OwnedFd>) -> anyhow::Result<()> {
         let mount = &self.plan.image.mounts[index];
-        let attached = self.place_of(index, mount)?.attach(&tree);
+        let what = || format!("cannot set the options of {}", mount.mount_point);
+        mount_setattr(&tree, Some(self.attributes(index)), None).with_context(what)?;
+        let attached = match cover {
+            Some(cover) => moves::beneath(cover, &tree),
+            None => self.place_of(index, mount)?.attach(&tree),
+        };
         attached.with_context(|| format!("cannot mount it on {}", mount.mount_point))?;
-        let set = mount_setattr(&tree, Some(self.attributes(index)), propagation_type(mount.propagation));
+        // What it gets from the mount that it is on now.
+        let set =
+            propagation_type(mount.propagation).map_or(Ok(()), |to| mount_setattr(&tree, None, Some(to)));
         // Also if that failed, so that an undo finds it.
         let taken = self.taken.get(&self.plan.item_of[index]);
         let must_stay_open = self.outer.contains(&index) || taken.is_some_and(Taken::has_content);
         self.made.insert(index, tree, must_stay_open)?;
-        set.with_context(|| format!("cannot set the options of {}", mount.mount_point))
+        set.with_context(what)
     }
 
     fn place_of<'p>(&'p mut self, index: usize, mount: &'p Mount) -> anyhow::Result<Place<'p>> {

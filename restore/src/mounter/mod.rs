@@ -32,9 +32,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use autofs_cr_common::channel::{Channel, ChannelError, MAX_MESSAGE};
-use autofs_cr_common::child::undivided;
 use autofs_cr_common::limits::raise_descriptors;
 use autofs_cr_common::model::Pid;
 use autofs_cr_common::sys::autofs::ControlDevice;
@@ -42,13 +41,11 @@ use autofs_cr_common::sys::mmap::SharedWords;
 use serde::{Deserialize, Serialize};
 
 use crate::live::Masters;
-use crate::parked::Cover;
 use crate::plan::Plan;
 pub use launch::Launch;
 use made::Made;
 use numbers::Numbers;
 use park::Park;
-pub use park::SOURCE as PARKING_SOURCE;
 use place::Root;
 use take::{Taken, unmount_cover};
 
@@ -105,6 +102,8 @@ pub struct Mounter<'a> {
     channel: &'a Channel,
     device: ControlDevice,
     root: Root,
+    /// The number of the mount namespace.
+    namespace: u64,
     /// A proc file system of the pid namespace of restore: the current directory, so that `self/fd/N`
     /// names a descriptor also where the target has no /proc.
     proc_dir: OwnedFd,
@@ -115,6 +114,8 @@ pub struct Mounter<'a> {
     progress: Progress,
     numbers: Numbers,
     park: Option<Park>,
+    /// The pipes that are kept open there, by their inode.
+    kept: HashSet<u64>,
     /// Superblocks that are to go, by item.
     taken: HashMap<usize, Taken>,
     /// Superblocks that are adopted, by item.
@@ -195,6 +196,7 @@ impl<'a> Mounter<'a> {
         })?;
         let root = Root::open()?;
         nix::unistd::fchdir(&outfit.proc_dir)?;
+        let namespace = rustix::fs::stat("self/ns/mnt").context("cannot look at the mount namespace")?.st_ino;
         let (read_end, write_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let group = Pid::from_nix(nix::unistd::getpgrp()).ok_or_else(|| {
             anyhow::anyhow!("the process group of the mounter is not visible in its namespace")
@@ -205,6 +207,7 @@ impl<'a> Mounter<'a> {
             channel,
             device: outfit.device,
             root,
+            namespace,
             proc_dir: outfit.proc_dir,
             pipe_write_end: write_end,
             _pipe_read_end: read_end,
@@ -212,6 +215,7 @@ impl<'a> Mounter<'a> {
             progress: outfit.progress,
             numbers: Numbers::default(),
             park: None,
+            kept: HashSet::new(),
             taken: HashMap::new(),
             adopted: HashMap::new(),
             found: HashSet::new(),
@@ -259,24 +263,21 @@ impl<'a> Mounter<'a> {
         }
     }
 
+    /// Makes groups. Whatever instant it is killed at, the work place tells the next restore what to do: see
+    /// `docs/architecture.md`.
     fn make_groups(&mut self, groups: &[usize]) -> anyhow::Result<()> {
-        self.uncover_left_behind().context("cannot take away what a killed restore left")?;
+        self.open_park()?;
         for &group in groups {
-            // Between the end of an old superblock and its new one the pipe may have no other write end than those of
-            // restore and this process: a master that sees a hang-up there gives the mount up.
-            undivided(|| self.make_group(group))??;
-            if self.channel.is_closed() {
-                bail!("restore is gone");
-            }
+            self.make_group(group)?;
         }
         Ok(())
     }
 
-    /// Takes away what a restore that was killed covered autofs mounts with.
+    /// Takes away what a restore that was killed covered autofs mounts with, and is there still.
     fn uncover_left_behind(&self) -> io::Result<()> {
-        for Cover { id, mount_point } in &self.plan.covers {
-            if self.root.top(mount_point)?.1 == *id {
-                unmount_cover(mount_point)?;
+        for cover in self.plan.parkings.iter().flat_map(|parking| &parking.covers) {
+            if self.root.top(&cover.mount_point)?.1 == cover.id {
+                unmount_cover(&cover.mount_point)?;
             }
         }
         Ok(())
@@ -290,11 +291,12 @@ impl<'a> Mounter<'a> {
         let closed = self.park.take().map_or(Ok(()), Park::close);
         // Closing the place changed the current directory.
         let back = nix::unistd::fchdir(&self.proc_dir).map_err(io::Error::from);
+        park::remove_directories(&self.root, self.namespace);
         removed
             .and(closed)
             .and(back)
             .err()
-            .map(|error| format!("the place where content was parked cannot be removed: {error}"))
+            .map(|error| format!("the work place cannot be removed: {error}"))
             .into_iter()
             .collect()
     }

@@ -1,52 +1,86 @@
-//! A place for what is mounted on a superblock, while that is replaced. It is moved there and back, so
-//! that it stays the same mount, with all that is mounted on it and all that is open in it.
+//! The work place: a tmpfs that is mounted before the first change and unmounted after the last. What is mounted on a
+//! superblock is parked there while that is replaced: it is moved there and back, so that it stays the same mount, with
+//! all that is mounted on it and all that is open in it. And mounts there keep the pipes of masters open.
+//!
+//! Nothing of it needs a process that lives: who kills this one leaves all that the next restore needs.
+//!
+//! | in it | is |
+//! |---|---|
+//! | `image.yaml` | the image |
+//! | `before` | what was there before |
+//! | `N`, a mount, and `N.was-at`, a link | something that is parked, and where it was |
+//! | `N`, an autofs mount | an open pipe |
+//! | `cover` | an empty directory, of which covers are bind mounts |
 
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use autofs_cr_common::channel::{Channel, MAX_DESCRIPTORS};
 use autofs_cr_common::model::{Device, TextPath};
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, symlinkat, unlinkat};
+use autofs_cr_common::unfinished::SOURCE;
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, mkdirat, openat, symlinkat, unlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount,
     fsopen,
 };
 
 use super::moves;
-use super::place::Root;
+use super::place::{Root, is_mount_root};
 use super::superblock::device;
+use crate::parked::{BEFORE, IMAGE, Parking};
 
-/// What mountinfo shows as the source of the place.
-pub const SOURCE: &str = "autofs-cr-parking";
-
-/// Where the place may be made, the first that works.
+/// Where it may be made, the first that works.
 const FOLDERS: [&str; 3] = ["run", "tmp", "."];
 
 /// The directory that covers show.
 const COVER: &str = "cover";
 
-/// A mounted tmpfs with a directory for each mount that is parked.
+/// A mounted work place.
 #[derive(Debug)]
 pub struct Park {
     folder: OwnedFd,
     name: String,
     mount: OwnedFd,
-    parked: usize,
+    /// Its root, with a lock that tells the life of this process.
+    life: OwnedFd,
+    /// How many directories there are in it.
+    used: usize,
+    /// Those in which a pipe is kept open.
+    pipes: Vec<String>,
+}
+
+/// What is written down there.
+#[derive(Debug)]
+pub struct Notes<'a> {
+    /// The image.
+    pub image: &'a [u8],
+    /// What was there before.
+    pub before: &'a str,
 }
 
 impl Park {
-    /// Makes the place, in a new directory in the target's root. Its own device number is none of
-    /// `wanted`.
-    pub fn open(root: &Root, wanted: &HashSet<Device>) -> io::Result<Self> {
-        let name = format!("autofs-cr-parking-{}", nix::unistd::getpid());
-        let folder = make_directory(root, &name)?;
-        let place = openat(&folder, &name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    /// Mounts it in the target's root, on a directory that has the number of the mount namespace in its name: nobody in
+    /// another namespace uses that one. Its own device number is none of `wanted`.
+    pub fn open(
+        root: &Root,
+        namespace: u64,
+        wanted: &HashSet<Device>,
+        notes: &Notes<'_>,
+    ) -> io::Result<Self> {
         let mount = tmpfs_besides(wanted)?;
+        write(&mount, IMAGE, notes.image)?;
+        write(&mount, BEFORE, notes.before.as_bytes())?;
+        mkdirat(&mount, COVER, Mode::RWXU | Mode::from_raw_mode(0o055))?;
+        let life = openat(&mount, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        flock(&life, FlockOperation::NonBlockingLockExclusive)?;
+        let (folder, name) = make_directory(root, namespace)?;
+        let place = open_place(&folder, &name)?;
         // A mount under a shared one would take what is parked along into other namespaces.
         let attached = moves::onto(&place, &mount)
             .and_then(|()| mount_setattr(&mount, None, Some(PropagationType::Private)));
-        let park = Self { folder, name, mount, parked: 0 };
+        let park = Self { folder, name, mount, life, used: 0, pipes: Vec::new() };
         match attached {
             Ok(()) => Ok(park),
             Err(error) => {
@@ -63,10 +97,18 @@ impl Park {
         moves::onto(&place, content)
     }
 
+    /// Mounts an autofs superblock here, whose only use is that its pipe stays open.
+    pub fn keep_pipe(&mut self, mount: impl AsFd) -> io::Result<()> {
+        let (name, place) = self.new_place()?;
+        moves::onto(&place, mount)?;
+        self.pipes.push(name);
+        Ok(())
+    }
+
     /// A new directory, with its name.
     fn new_place(&mut self) -> io::Result<(String, OwnedFd)> {
-        let name = self.parked.to_string();
-        self.parked += 1;
+        let name = self.used.to_string();
+        self.used += 1;
         mkdirat(&self.mount, &*name, Mode::RWXU)?;
         let place = openat(&self.mount, &*name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         Ok((name, place))
@@ -87,34 +129,22 @@ impl Park {
         Ok(cover)
     }
 
-    fn cover(&self) -> io::Result<OwnedFd> {
-        match mkdirat(&self.mount, COVER, Mode::RWXU | Mode::from_raw_mode(0o055)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
+    /// An empty directory, attached nowhere yet.
+    pub fn cover(&self) -> io::Result<OwnedFd> {
         let empty = openat(&self.mount, COVER, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         moves::bind(&empty)
     }
 
-    /// Mounts a new mount here, where nobody sees it yet; the name of the place.
-    pub fn stage(&mut self, mount: impl AsFd) -> io::Result<String> {
-        let (name, place) = self.new_place()?;
-        moves::onto(&place, mount)?;
-        Ok(name)
-    }
-
-    /// Takes such a mount away. Changes the current directory.
-    pub fn unstage(&self, name: &str) -> io::Result<()> {
-        nix::unistd::fchdir(&self.mount)?;
-        Ok(rustix::mount::unmount(name, UnmountFlags::NOFOLLOW)?)
-    }
-
-    /// Takes the place away. Nothing may be parked here any more.
+    /// Takes it away. Nothing may be parked here any more.
     pub fn close(self) -> io::Result<()> {
-        let Self { folder, name, mount, .. } = self;
-        drop(mount);
+        let Self { folder, name, mount, life, pipes, .. } = self;
+        nix::unistd::fchdir(&mount)?;
+        for pipe in &pipes {
+            rustix::mount::unmount(&**pipe, UnmountFlags::NOFOLLOW)?;
+        }
         // Not lazily: a mount that is still parked here must not be lost.
         nix::unistd::fchdir(&folder)?;
+        drop((mount, life));
         match rustix::mount::unmount(&*name, UnmountFlags::NOFOLLOW) {
             Ok(()) | Err(rustix::io::Errno::INVAL) => {}
             Err(error) => return Err(error.into()),
@@ -123,30 +153,87 @@ impl Park {
     }
 }
 
-fn make_directory(root: &Root, name: &str) -> io::Result<OwnedFd> {
+fn write(mount: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = openat(mount, name, flags, Mode::RUSR | Mode::WUSR)?;
+    io::Write::write_all(&mut std::fs::File::from(file), bytes)
+}
+
+/// The directory that the work place is mounted on: one that a restore was killed with is used again, so that none is left
+/// for ever.
+fn make_directory(root: &Root, namespace: u64) -> io::Result<(OwnedFd, String)> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for folder in FOLDERS {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = openat(root, folder, flags, Mode::empty())
-            .and_then(|folder| mkdirat(&folder, name, Mode::RWXU).map(|()| folder));
-        match made {
-            Ok(folder) => return Ok(folder),
-            Err(error) => last = error.into(),
+        match open_folder(root, folder).and_then(|folder| Ok((first_free(&folder, namespace)?, folder))) {
+            Ok((name, folder)) => return Ok((folder, name)),
+            Err(error) => last = error,
         }
     }
     Err(last)
 }
 
+fn open_folder(root: &Root, folder: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(root, folder, flags, Mode::empty())?)
+}
+
+fn open_place(folder: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat(folder, name, flags, Mode::empty())?)
+}
+
+/// The first directory that nothing is mounted on.
+fn first_free(folder: &OwnedFd, namespace: u64) -> io::Result<String> {
+    for name in names(namespace) {
+        match mkdirat(folder, &*name, Mode::RWXU) {
+            Ok(()) => return Ok(name),
+            Err(rustix::io::Errno::EXIST) if is_mount_root(open_place(folder, &name)?.as_fd())? => {}
+            Err(rustix::io::Errno::EXIST) => return Ok(name),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// The names that restores use in a mount namespace; each that is killed may leave one.
+fn names(namespace: u64) -> impl Iterator<Item = String> {
+    const MOST: usize = 100;
+    (0..MOST).map(move |number| match number {
+        0 => format!("autofs-cr-parking-{namespace}"),
+        number => format!("autofs-cr-parking-{namespace}.{number}"),
+    })
+}
+
+/// Takes the directories away that restores of this mount namespace were killed with.
+pub fn remove_directories(root: &Root, namespace: u64) {
+    for folder in FOLDERS.into_iter().filter_map(|folder| open_folder(root, folder).ok()) {
+        for name in names(namespace) {
+            match unlinkat(&folder, &*name, AtFlags::REMOVEDIR) {
+                // Something is mounted on it, or has been put into it.
+                Ok(()) | Err(rustix::io::Errno::BUSY | rustix::io::Errno::NOTEMPTY) => {}
+                Err(_) => break,
+            }
+        }
+    }
+}
+
 /// A tmpfs that does not have one of these device numbers.
 fn tmpfs_besides(wanted: &HashSet<Device>) -> io::Result<OwnedFd> {
+    // Fillers are kept until another number comes, as they are handed out lowest first. Messages that nobody reads keep
+    // them: this process may not have as many descriptors as there are mounts.
+    let (keeper, _unread) = Channel::pair()?;
     let mut fillers = Vec::new();
     loop {
         let made = tmpfs()?;
         if !wanted.contains(&device(&made)?) {
             return Ok(made);
         }
-        // Kept until another number comes: they are handed out lowest first.
         fillers.push(made);
+        if fillers.len() == MAX_DESCRIPTORS {
+            let descriptors: Vec<_> = fillers.iter().map(AsFd::as_fd).collect();
+            keeper.send(&(), &descriptors).map_err(io::Error::other)?;
+            fillers.clear();
+        }
     }
 }
 
@@ -158,8 +245,11 @@ fn tmpfs() -> io::Result<OwnedFd> {
     Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
 }
 
-/// Takes a place away that a killed restore left. Not if something is still parked there.
-pub fn remove(place: &TextPath) -> io::Result<()> {
-    rustix::mount::unmount(&**place, UnmountFlags::NOFOLLOW)?;
-    std::fs::remove_dir(place)
+/// Takes a work place away that a killed restore left. Not if something is still parked there.
+pub fn remove(parking: &Parking) -> io::Result<()> {
+    for pipe in &parking.pipes {
+        rustix::mount::unmount(&**pipe, UnmountFlags::NOFOLLOW)?;
+    }
+    rustix::mount::unmount(&*parking.mount_point, UnmountFlags::NOFOLLOW)?;
+    std::fs::remove_dir(&parking.mount_point)
 }

@@ -144,6 +144,11 @@ pub fn mount_id(fd: BorrowedFd<'_>) -> io::Result<u64> {
     examine(fd, OsStr::new("")).map(|facts| facts.mount_id)
 }
 
+/// Whether a descriptor is on the root of a mount.
+pub fn is_mount_root(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    examine(fd, OsStr::new("")).map(|facts| facts.is_mount_root)
+}
+
 /// Looks at a name in a directory, or with an empty one at what is open.
 fn examine(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<Facts> {
     let flags =

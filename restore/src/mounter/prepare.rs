@@ -25,28 +25,30 @@ impl Mounter<'_> {
         for (index, item) in plan.items.iter().enumerate() {
             self.progress.set(index);
             if let Some(old) = &item.old {
-                let taken = self.find_old(old, &covered)?;
+                let looks_at_content = !item.is_unsettled();
+                let taken = self.find_old(old, looks_at_content.then_some(&covered))?;
                 // Without it, it is found again when it is to go.
-                if taken.roots.last().is_none_or(|root| !self.made.is_scarce(&root.fd)) {
+                let can_be_kept = taken.roots.last().is_none_or(|root| !self.made.is_scarce(&root.fd));
+                if can_be_kept || item.is_unsettled() {
                     self.taken.insert(index, taken);
                 }
             } else if item.action == Action::Adopt {
                 let root = self.open_adopted(index)?;
                 let root = (!self.made.is_scarce(&root)).then_some(root);
-                self.adopted.insert(index, Adopted { root, timeout: None });
+                self.adopted.insert(index, Adopted { root });
             }
             self.find_parked(index, item)?;
             self.check_group(item)?;
             if item.action.makes() {
-                self.prepare_places(item, item.old.is_some())?;
+                self.prepare_places(item)?;
             }
         }
         Ok(())
     }
 
     /// Finds a superblock that is to go. What is mounted on those that are `covered` by a mount of the image is
-    /// found when that is gone.
-    pub(super) fn find_old(&self, old: &Old, covered: &HashSet<&TextPath>) -> anyhow::Result<Taken> {
+    /// found when that is gone; without `covered` nothing on it is looked at, as it is not in its place yet.
+    pub(super) fn find_old(&self, old: &Old, covered: Option<&HashSet<&TextPath>>) -> anyhow::Result<Taken> {
         let mut taken = Taken::default();
         for OldMount { id, mount_point, is_shared } in &old.mounts {
             let fd = self.open_mount(mount_point, old.device)?;
@@ -58,17 +60,15 @@ impl Mounter<'_> {
                 cover: None,
             });
         }
-        for content in &old.content {
-            if !covered.contains(&content.mount_point) {
-                self.find_content(content)?;
-            }
-        }
+        let Some(covered) = covered else { return Ok(taken) };
+        let visible = old.content.iter().filter(|content| !covered.contains(&content.mount_point));
+        visible.map(|content| self.find_content(content)).try_for_each(|found| found.map(drop))?;
         Ok(taken)
     }
 
     /// Finds what a restore that was killed parked, and belongs on this item.
     fn find_parked(&mut self, item: usize, planned: &Item) -> anyhow::Result<()> {
-        if planned.parked.is_empty() {
+        if !planned.is_unsettled() {
             return Ok(());
         }
         let mut taken = self.taken.remove(&item).unwrap_or_default();
@@ -118,13 +118,14 @@ impl Mounter<'_> {
             .with_context(|| format!("cannot open the autofs mount {mount_point} with device {device}"))
     }
 
-    fn prepare_places(&mut self, item: &Item, replaced: bool) -> anyhow::Result<()> {
+    fn prepare_places(&mut self, item: &Item) -> anyhow::Result<()> {
+        let is_taken = item.old.is_some() || !item.covers.is_empty();
         for &index in &item.mounts {
             let mount = &self.plan.image.mounts[index];
             match self.plan.parents[index] {
                 Some(parent) if self.is_made(parent) => self.check_inside(parent, index)?,
-                // The place is found when the old superblock is gone from it.
-                _ if replaced => {}
+                // The place is found when the old superblock is gone from it, or what a killed restore covered it with.
+                _ if is_taken => {}
                 _ => {
                     self.root.place(&mount.mount_point, mount.covers)?;
                     self.found.insert(index);

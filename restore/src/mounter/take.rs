@@ -7,12 +7,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use autofs_cr_common::model::TextPath;
+use autofs_cr_common::doc;
+use autofs_cr_common::model::{MountType, Options, TextPath};
 use autofs_cr_common::proc::Proc;
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
-use rustix::mount::{UnmountFlags, unmount};
+use autofs_cr_common::unfinished::PIPE_SOURCE;
+use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 
-use super::park::Park;
+use super::park::{Notes, Park};
+use super::superblock::{self, Recipe};
 use super::{Mounter, moves};
 use crate::plan::Content;
 
@@ -23,14 +26,14 @@ pub(super) struct Taken {
     pub roots: Vec<Root>,
     /// What was mounted on it and is parked, in the order of mountinfo.
     pub parked: VecDeque<(OwnedFd, TextPath)>,
-    /// What of it is on the new mount already, before that is in its place.
-    pub loaded: Vec<(OwnedFd, TextPath)>,
+    /// What covers its place until the new superblock is there with its content.
+    pub place_cover: Option<(OwnedFd, TextPath)>,
 }
 
 impl Taken {
-    /// Whether something is to be mounted on the new superblock, or was.
+    /// Whether something is to be mounted on the new superblock.
     pub fn has_content(&self) -> bool {
-        !self.parked.is_empty() || !self.loaded.is_empty()
+        !self.parked.is_empty()
     }
 }
 
@@ -127,7 +130,7 @@ impl Mounter<'_> {
     /// there is none now, there will be none.
     fn holder(&self, root: &Root) -> anyhow::Result<Option<String>> {
         let Some(Cover::On(_)) = root.cover else { return Ok(None) };
-        let device = super::superblock::device(&root.fd)?;
+        let device = superblock::device(&root.fd)?;
         // The current directory is the /proc of restore.
         let proc = Proc::at(Path::new(".")).context("cannot open /proc")?;
         for pid in proc.pids().context("cannot list the processes")? {
@@ -192,14 +195,71 @@ impl Mounter<'_> {
         Ok(())
     }
 
-    /// The place for what is moved aside, made when it is needed first.
+    /// The work place, made when it is needed first.
     pub(super) fn open_park(&mut self) -> anyhow::Result<&mut Park> {
         let park = match self.park.take() {
             Some(park) => park,
-            None => Park::open(&self.root, &self.plan.wanted)
-                .context("cannot make a place for what is mounted on autofs mounts")?,
+            None => {
+                let mut image = Vec::new();
+                doc::write(&self.plan.image, &mut image)?;
+                let notes = Notes { image: &image, before: &self.plan.before.write() };
+                Park::open(&self.root, self.namespace, &self.plan.wanted, &notes)
+                    .context("cannot make a work place, a tmpfs on /run")?
+            }
         };
         Ok(self.park.insert(park))
+    }
+
+    /// Keeps the pipe of a superblock that is to go open, by a mount: its master takes it for given up when nobody has a
+    /// write end any more, and this process may be killed.
+    pub(super) fn keep_pipe(&mut self, item: usize) -> anyhow::Result<()> {
+        let superblock = &self.plan.image.superblocks[item];
+        let (Some(_), Some(pipe)) = (&self.plan.items[item].old, self.masters.pipe_of(superblock)) else {
+            return Ok(());
+        };
+        if !self.kept.insert(pipe.write_end.inode) {
+            return Ok(());
+        }
+        let recipe = Recipe {
+            // Who walks there asks for nothing: only names in it are triggers.
+            options: &Options { mount_type: MountType::Indirect, ..superblock.options.clone() },
+            source: &TextPath::from(std::path::PathBuf::from(PIPE_SOURCE)),
+            pipe: pipe.write_end.fd.as_fd(),
+            group: self.group,
+            attributes: MountAttrFlags::empty(),
+        };
+        let wanted = &self.plan.wanted;
+        let made = self.numbers.any_but(|device| wanted.contains(&device), || superblock::create(&recipe));
+        let mount = made.context("cannot make a mount that keeps its pipe open")?;
+        self.open_park()?.keep_pipe(&mount).context("cannot keep its pipe open")
+    }
+
+    /// Puts back what a restore that was killed moved away from the superblock, where that is there still.
+    pub(super) fn settle(&mut self, item: usize) -> anyhow::Result<()> {
+        let plan = self.plan;
+        for cover in &plan.items[item].covers {
+            if let Some(id) = cover.carries {
+                // It lies beneath what is mounted on the superblock.
+                let content = self.root.mount(&cover.mount_point, id)?;
+                self.store(item, content, &cover.mount_point)?;
+            }
+            let (top, id) = self.root.top(&cover.mount_point)?;
+            if id != cover.id {
+                continue;
+            }
+            let mut roots = self.taken.get_mut(&item).into_iter().flat_map(|taken| &mut taken.roots);
+            match roots.find(|root| root.mount_point == cover.mount_point) {
+                Some(root) => root.cover = Some(Cover::On(top)),
+                None => {
+                    drop(top);
+                    unmount_cover(&cover.mount_point)?;
+                }
+            }
+        }
+        match self.taken.get(&item) {
+            Some(taken) if !taken.roots.is_empty() => self.bring_back(item),
+            _ => Ok(()),
+        }
     }
 
     /// Covers the superblock whose content is to be moved away, as who asks for that has the master mount it once
@@ -232,15 +292,14 @@ impl Mounter<'_> {
     }
 
     /// Moves what was mounted on the old superblock onto the new one, or back onto the old one if there is
-    /// no new one.
+    /// no new one, and takes the cover away that has been over it meanwhile.
     pub(super) fn bring_back(&mut self, item: usize) -> anyhow::Result<()> {
         let Some(mut taken) = self.taken.remove(&item) else { return Ok(()) };
         let mut result = Ok(());
         while let (Ok(()), Some((content, mount_point))) = (&result, taken.parked.front()) {
-            let covered = taken.roots.iter_mut().find(|root| root.mount_point == *mount_point);
-            let moved = match covered.and_then(|root| root.cover.take()) {
-                Some(Cover::Beneath(cover)) => replace_cover(content, cover, mount_point),
-                Some(Cover::On(_)) | None => self
+            let moved = match taken.cover_at(mount_point) {
+                Some(cover) => moves::beneath(cover, content).map_err(anyhow::Error::from),
+                None => self
                     .place_for_content(item, &taken, mount_point)
                     .and_then(|place| Ok(moves::onto(&place, content)?)),
             };
@@ -250,35 +309,17 @@ impl Mounter<'_> {
                 taken.parked.pop_front();
             }
         }
+        if let Some((cover, mount_point)) = taken.place_cover.take() {
+            drop(cover);
+            let uncovered = unmount_cover(&mount_point);
+            result =
+                result.and(uncovered.with_context(|| format!("cannot take the cover of {mount_point} away")));
+        }
         for root in &mut taken.roots {
             result = result.and(root.uncover());
         }
         self.taken.insert(item, taken);
         result
-    }
-
-    /// Moves what is parked for an item onto its new mount, which is in nobody's sight yet. Nothing is inside
-    /// that, so all of it goes onto its root.
-    pub(super) fn load(&mut self, item: usize, new: &OwnedFd) -> anyhow::Result<()> {
-        let Some(taken) = self.taken.get_mut(&item) else { return Ok(()) };
-        while let Some((content, mount_point)) = taken.parked.front() {
-            moves::onto(new, content).with_context(|| {
-                format!("cannot move what was mounted at {mount_point} onto the new mount")
-            })?;
-            taken.loaded.extend(taken.parked.pop_front());
-        }
-        Ok(())
-    }
-
-    /// Parks what [`load`](Self::load) has moved once more, and takes the new mount away from its stage.
-    pub(super) fn unload(&mut self, item: usize, stage: &str) -> anyhow::Result<()> {
-        let (Some(taken), Some(park)) = (self.taken.get_mut(&item), &mut self.park) else { return Ok(()) };
-        while let Some((content, mount_point)) = taken.loaded.pop() {
-            park.store(&content, &mount_point)?;
-            taken.parked.push_front((content, mount_point));
-        }
-        park.unstage(stage)?;
-        Ok(nix::unistd::fchdir(&self.proc_dir)?)
     }
 
     fn place_for_content(&self, item: usize, taken: &Taken, path: &TextPath) -> anyhow::Result<OwnedFd> {
@@ -307,6 +348,16 @@ impl Mounter<'_> {
     }
 }
 
+impl Taken {
+    /// What covers this place, where content goes beneath it.
+    fn cover_at(&self, mount_point: &TextPath) -> Option<&OwnedFd> {
+        let of_roots =
+            self.roots.iter().filter_map(|root| Some((root.cover.as_ref()?.mount(), &root.mount_point)));
+        let of_place = self.place_cover.iter().map(|(cover, place)| (cover, place));
+        of_roots.chain(of_place).find(|(_, place)| *place == mount_point).map(|(cover, _)| cover)
+    }
+}
+
 impl Root {
     /// The id of what is on top at its place.
     fn top(&self) -> io::Result<u64> {
@@ -321,13 +372,6 @@ impl Root {
         }
         Ok(())
     }
-}
-
-/// Puts content back beneath a cover, and takes that away.
-fn replace_cover(content: &OwnedFd, cover: OwnedFd, mount_point: &TextPath) -> anyhow::Result<()> {
-    moves::beneath(&cover, content)?;
-    drop(cover);
-    Ok(unmount_cover(mount_point)?)
 }
 
 /// Lazily, as somebody may be walking by; there is nothing in it that could be lost.

@@ -39,13 +39,12 @@ impl Mounter<'_> {
 
     /// Whether it was made where nothing was before. Where parked mounts belong, there was something.
     fn is_new(&self, item: usize) -> bool {
-        let planned = &self.plan.items[item];
-        planned.action.makes() && planned.old.is_none() && planned.parked.is_empty()
+        self.plan.items[item].was_free
     }
 
     fn reset_timeout(&self, item: usize) -> Option<String> {
-        let before = self.adopted.get(&item)?.timeout?;
-        let reset = self.set_adopted_timeout(item, before);
+        let before = self.plan.before.timeouts.get(&self.plan.image.superblocks[item].device)?;
+        let reset = self.set_adopted_timeout(item, *before);
         reset.err().map(|error| format!("{}: cannot set it back: {error:#}", self.name(item)))
     }
 

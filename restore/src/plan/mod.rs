@@ -21,6 +21,7 @@ use autofs_cr_common::doc::report::{self, Report};
 use autofs_cr_common::masters::Identity;
 use autofs_cr_common::model::{Device, Pid, TextPath};
 
+use crate::before::Before;
 use crate::layout::{self, Layout};
 use crate::live::Masters;
 use crate::parked::{Cover, Parked, Parking};
@@ -41,9 +42,10 @@ pub struct Wishes {
 }
 
 /// What is done with one superblock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Action {
     /// It is there, and as it should be.
+    #[default]
     Keep,
     /// It is there; its master's fixup sets its pipe.
     Adopt,
@@ -80,7 +82,7 @@ impl Action {
 }
 
 /// The plan for one superblock of the image, at the same index.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Item {
     /// What is done.
     pub action: Action,
@@ -90,8 +92,12 @@ pub struct Item {
     pub mounts: Vec<usize>,
     /// Its device number has to be the one of the image.
     pub keeps_device: bool,
+    /// Nothing was in its place before the first restore that worked on it.
+    pub was_free: bool,
     /// What a restore that was killed moved away from it.
     pub parked: Vec<Parked>,
+    /// What a restore that was killed covered it with.
+    pub covers: Vec<Cover>,
     /// Directories that are needed for what is mounted on it now, and that the image does not have.
     pub missing: Vec<Directory>,
     /// The process group of its living master, in the target's pid namespace.
@@ -105,6 +111,11 @@ impl Item {
     /// user to start one.
     pub fn is_held(&self) -> bool {
         self.action == Action::Create && self.old.is_some()
+    }
+
+    /// Whether a restore that was killed left something of it out of its place.
+    pub fn is_unsettled(&self) -> bool {
+        !self.parked.is_empty() || !self.covers.is_empty()
     }
 }
 
@@ -131,7 +142,7 @@ pub struct OldMount {
 }
 
 /// Something that is moved from the old superblock to the new one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Content {
     /// Its mount id.
     pub id: u64,
@@ -161,10 +172,10 @@ pub struct Plan {
     pub parents: Vec<Option<usize>>,
     /// Items that are made together, as their mounts are nested, each in the order of the image's mounts.
     pub groups: Vec<Vec<usize>>,
-    /// Where a restore that was killed parked mounts: to be taken away.
-    pub parkings: Vec<TextPath>,
-    /// What it covered autofs mounts with: to be taken away.
-    pub covers: Vec<Cover>,
+    /// The work places of restores that were killed: to be taken away.
+    pub parkings: Vec<Parking>,
+    /// What was there before the first change.
+    pub before: Before,
     /// What the user should know of it.
     pub notes: Vec<String>,
 }
@@ -182,10 +193,13 @@ pub fn plan(
     let layout = Layout::of(&image);
     let mut items = Vec::with_capacity(image.superblocks.len());
     let mut notes = masters.doubts.clone();
+    let mut earlier = Before::default();
+    parkings.iter().for_each(|parking| earlier.after(&parking.before));
     for superblock in &image.superblocks {
         let planner =
             Planner { image: &image, layout: &layout, there: &there, parkings, masters, wishes, superblock };
-        let item = planner.item(layout.mounts_of(superblock.device))?;
+        let mut item = planner.item(layout.mounts_of(superblock.device))?;
+        planner.add_left_behind(&mut item, &earlier);
         notes.extend(item.note.clone());
         items.push(item);
         if there.asked.contains(&superblock.device) {
@@ -215,9 +229,23 @@ pub fn plan(
     let wanted = image.superblocks.iter().map(|superblock| superblock.device).collect();
     let item_of = layout::item_of(&image, &items);
     let groups = layout.groups(&items, &item_of);
-    let covers = parkings.iter().flat_map(|parking| parking.covers.iter().cloned()).collect();
-    let parkings = parkings.iter().map(|parking| parking.mount_point.clone()).collect();
-    Ok(Plan { image, items, wanted, item_of, parents: layout.parents, groups, parkings, covers, notes })
+    let before = before(&image, &items, &there, &earlier);
+    let parents = layout.parents;
+    Ok(Plan { image, items, wanted, item_of, parents, groups, parkings: parkings.to_vec(), before, notes })
+}
+
+/// What was there before this restore, and before the `earlier` ones whose work it goes on with.
+fn before(image: &Image, items: &[Item], there: &There<'_>, earlier: &Before) -> Before {
+    let mut before = Before::default();
+    for (superblock, item) in image.superblocks.iter().zip(items) {
+        if item.was_free {
+            before.free.insert(superblock.device);
+        }
+        let adopted = there.report.superblock(superblock.device).filter(|_| item.action == Action::Adopt);
+        before.timeouts.extend(adopted.map(|there| (superblock.device, there.options.timeout())));
+    }
+    before.after(earlier);
+    before
 }
 
 /// An autofs mount that is not in the image must not go with one that is replaced.

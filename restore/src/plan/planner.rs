@@ -11,6 +11,7 @@ use autofs_cr_common::model::{Device, Pid, State, TextPath};
 
 use super::there::There;
 use super::{Action, Content, Item, Old, OldMount, PlanError, Wishes};
+use crate::before::Before;
 use crate::layout::Layout;
 use crate::live::{Live, Masters, ReadPipe};
 use crate::parked::{Parked, Parking};
@@ -53,7 +54,7 @@ impl Planner<'_> {
         let missing = self.missing(&inside);
         let group = self.live().and_then(|_| self.group());
         let keeps_device = self.identity() != Identity::None || action == Action::Leave;
-        Ok(Item { action, old, mounts, keeps_device, parked, missing, group, note: None })
+        Ok(Item { action, old, mounts, keeps_device, parked, missing, group, ..Item::default() })
     }
 
     fn first_mount_point(&self, mounts: &[usize]) -> TextPath {
@@ -117,8 +118,7 @@ impl Planner<'_> {
             }
         }
         let parked = self.parked(&mounts);
-        let (old, missing, group, note) = (None, Vec::new(), None, None);
-        Ok(Item { action, old, mounts, keeps_device: true, parked, missing, group, note })
+        Ok(Item { action, mounts, keeps_device: true, parked, ..Item::default() })
     }
 
     /// Whether a superblock that is there is connected as the image says.
@@ -154,8 +154,7 @@ impl Planner<'_> {
         );
         let keeps_device = there.device == self.superblock.device;
         let parked = self.parked(&mounts);
-        let (old, missing, group) = (None, Vec::new(), None);
-        Item { action: Action::Keep, old, mounts, keeps_device, parked, missing, group, note: Some(note) }
+        Item { mounts, keeps_device, parked, note: Some(note), ..Item::default() }
     }
 
     /// Its master lives, but does not read its pipe any more.
@@ -207,6 +206,24 @@ impl Planner<'_> {
                 .map(|content| Content { id: content.id, mount_point: content.mount_point.clone() })
                 .collect(),
         })
+    }
+
+    /// Adds what a restore that was killed left, and what was there before it.
+    pub(super) fn add_left_behind(&self, item: &mut Item, before: &Before) {
+        let places: HashSet<&TextPath> =
+            item.mounts.iter().map(|&index| &self.image.mounts[index].mount_point).collect();
+        let covers = self.parkings.iter().flat_map(|parking| &parking.covers);
+        item.covers = covers.filter(|cover| places.contains(&cover.mount_point)).cloned().collect();
+        let is_free = item.action.makes() && item.old.is_none() && item.parked.is_empty();
+        item.was_free = is_free || before.free.contains(&self.superblock.device);
+        let Some(old) = &mut item.old else { return };
+        // It is back on the old one when that is taken away.
+        let parked = item.parked.iter().map(|parked| (parked.id, &parked.was_at));
+        let carried = item.covers.iter().filter_map(|cover| Some((cover.carries?, &cover.mount_point)));
+        let known: HashSet<u64> = old.content.iter().map(|content| content.id).collect();
+        let left = parked.chain(carried).filter(|(id, _)| !known.contains(id));
+        old.content.extend(left.map(|(id, place)| Content { id, mount_point: place.clone() }));
+        old.content.sort_by_key(|content| content.id);
     }
 
     /// What a killed restore moved away from these mounts.

@@ -10,22 +10,24 @@
 //! |---|---|
 //! | `mod.rs` | what a test uses |
 //! | `tracer.rs` | the thread that traces: ptrace knows threads, not processes |
+//! | `sweep.rs` | trying one point after the other |
 //! | `calls.rs` | which system calls change something |
 
 mod calls;
+mod sweep;
 mod tracer;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use autofs_cr_common::model::Pid;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::sandbox::{DEADLINE, Running};
 pub use calls::Calls;
+pub use sweep::sweep;
 use tracer::{Said, Tracer};
 
 /// Which system call something is done at.
@@ -117,7 +119,7 @@ impl Family {
     pub fn kill(&self) {
         // First all: none of them goes on meanwhile, as they are held.
         self.members.iter().for_each(|(_, pidfd)| send_kill(pidfd));
-        self.members.iter().for_each(|(pid, pidfd)| wait_for_death(*pid, pidfd));
+        self.members.iter().for_each(|(pid, _)| wait_for_death(*pid));
     }
 
     /// Kills the process of the command alone, and waits until it is dead; what it started goes on when it is let go.
@@ -127,7 +129,7 @@ impl Family {
     pub fn kill_tool(&self) {
         for (pid, pidfd) in self.members.iter().filter(|(pid, _)| *pid == self.tool) {
             send_kill(pidfd);
-            wait_for_death(*pid, pidfd);
+            wait_for_death(*pid);
         }
     }
 }
@@ -154,14 +156,22 @@ fn send_kill(pidfd: &OwnedFd) {
     let _ = pidfd_send_signal(pidfd, Signal::KILL);
 }
 
-fn wait_for_death(pid: Pid, pidfd: &OwnedFd) {
+/// A thread that is traced is there until it is reaped, which the thread that traces does later: so a pidfd does not tell
+/// the death of a process with several threads.
+fn wait_for_death(pid: Pid) {
     let deadline = Instant::now() + DEADLINE;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        assert!(left > Duration::ZERO, "process {pid} does not die");
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        if matches!(poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout), Ok(1..)) {
-            return;
-        }
+    while !is_dead(pid) {
+        assert!(Instant::now() < deadline, "process {pid} does not die");
+        std::thread::yield_now();
     }
+}
+
+/// Whether no thread of a process runs any more.
+fn is_dead(pid: Pid) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with(['Z', 'X']));
+        state.unwrap_or(true)
+    })
 }

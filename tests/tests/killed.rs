@@ -1,0 +1,288 @@
+//! restore and fixup killed at every system call (SIGKILL): what is there goes on, and the same command run again ends
+//! in the finished state.
+//!
+//! Without more, a sample of the points is tried; `scripts/sweep` tries all of them.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use autofs_cr_tests::guard::alone;
+use autofs_cr_tests::require;
+use autofs_cr_tests::sandbox::images::{dump, lasting, make_catatonic};
+use autofs_cr_tests::sandbox::{Finished, Master, MasterOptions, Running, Sandbox, TestCommand, program};
+use autofs_cr_tests::stepper::{Family, Point, Step, step, sweep};
+
+/// Points of each sweep that are tried without more.
+const SAMPLE: u64 = 12;
+
+/// Who is killed.
+#[derive(Clone, Copy, Debug)]
+enum Kill {
+    /// restore and all that it started.
+    Family,
+    /// restore alone.
+    Tool,
+}
+
+impl Kill {
+    fn now(self, family: &Family) {
+        match self {
+            Self::Family => family.kill(),
+            Self::Tool => family.kill_tool(),
+        }
+    }
+}
+
+/// A sandbox with masters, and what restore is run with.
+struct Scene {
+    sandbox: Sandbox,
+    masters: Vec<Master>,
+    image: String,
+    arguments: Vec<&'static str>,
+    /// A fixup is run beside it.
+    with_fixup: bool,
+    /// Brings it into the state before.
+    reset: fn(&Scene) -> Result<()>,
+    /// Paths whose content is mounted and must stay the same mount.
+    content: Vec<(String, String)>,
+    /// Paths that are touched at the end.
+    touched: Vec<&'static str>,
+}
+
+impl Scene {
+    fn new(masters: impl IntoIterator<Item = MasterOptions>) -> Result<Self> {
+        let sandbox = Sandbox::builder().fresh_root().shm().build()?;
+        let masters = masters.into_iter().map(|options| sandbox.master(options)).collect::<Result<_>>()?;
+        let image = dump(&sandbox);
+        Ok(Self {
+            sandbox,
+            masters,
+            image,
+            arguments: Vec::new(),
+            with_fixup: false,
+            reset: |_| Ok(()),
+            content: Vec::new(),
+            touched: Vec::new(),
+        })
+    }
+
+    /// With content at these paths, which is in the image too.
+    fn with_content(mut self, paths: &[&str]) -> Result<Self> {
+        for path in paths {
+            self.sandbox.touch(self.sandbox.path(path))?;
+        }
+        self.image = dump(&self.sandbox);
+        self.content = self.mounted_content();
+        Ok(self)
+    }
+
+    /// The ids and places of what is mounted by masters, or left by restore.
+    fn mounted_content(&self) -> Vec<(String, String)> {
+        let mounts = self.sandbox.mountinfo();
+        let lines = mounts.lines().filter(|line| line.contains(" content ") || line.contains("autofs-cr"));
+        let field = |line: &str, at| line.split(' ').nth(at).map(str::to_owned);
+        lines.filter_map(|line| Some((field(line, 0)?, field(line, 4)?))).collect()
+    }
+
+    fn restore(&self) -> TestCommand {
+        let restore = self.sandbox.command(program("autofs-restore"));
+        restore.args(&self.arguments).arg("--timeout=20").stdin(&*self.image)
+    }
+
+    fn fixup(&self) -> TestCommand {
+        self.sandbox.command(program("autofs-fixup"))
+    }
+
+    fn start(&self, restore: TestCommand) -> (Running, Option<Running>) {
+        match self.with_fixup {
+            true => {
+                let (restore, fixup) = restore.spawn_pipe(self.fixup());
+                (restore, Some(fixup))
+            }
+            false => (restore.spawn(), None),
+        }
+    }
+
+    /// Kills a restore at a point, and runs it again.
+    fn round(&mut self, point: Point, kill: Kill) -> Result<Step> {
+        (self.reset)(self).context("reset")?;
+        let (mut restore, fixup) = self.start(self.restore().held());
+        let mut call = 0;
+        let stepped = step(&mut restore, point, |family| {
+            call = family.call;
+            kill.now(family);
+        })?;
+        let killed = (restore.finish(), fixup.map(Running::finish));
+        let said = format!("call {call}; {}", told(&killed));
+        if let Step::Ended(_) = stepped {
+            ensure!(killed.0.end == Some(autofs_cr_tests::sandbox::End::Exit(0)), "not killed: {said}");
+        } else {
+            self.masters_go_on().with_context(|| format!("after the kill: {said}"))?;
+            let (restore, fixup) = self.start(self.restore());
+            let again = (restore.finish(), fixup.map(Running::finish));
+            let succeeded = again.0.end == Some(autofs_cr_tests::sandbox::End::Exit(0));
+            ensure!(succeeded, "{said}; run again: {}\n{}", told(&again), self.sandbox.mountinfo());
+        }
+        self.is_finished().with_context(|| format!("{said}\n{}", self.sandbox.mountinfo()))?;
+        Ok(stepped)
+    }
+
+    /// No master has noticed anything.
+    fn masters_go_on(&mut self) -> Result<()> {
+        for master in &mut self.masters {
+            let seen = master.report()?.counters;
+            let bad = seen.hangups + seen.interrupted + seen.ignored + seen.errors;
+            ensure!(bad == 0, "the master was disturbed: {seen:?}");
+            let status = fs::read_to_string(format!("/proc/{}/status", master.pid()))?;
+            ensure!(status.contains("TracerPid:\t0\n"), "it is traced");
+        }
+        Ok(())
+    }
+
+    /// The finished state: as in the image, with nothing left of restore.
+    fn is_finished(&mut self) -> Result<()> {
+        self.masters_go_on()?;
+        let now = dump(&self.sandbox);
+        ensure!(lasting(&now) == lasting(&self.image), "not as in the image: {now}");
+        let content = self.mounted_content();
+        ensure!(content == self.content, "content is {content:?} and was {:?}", self.content);
+        for folder in ["/run", "/tmp", "/", "/dev/shm"] {
+            let Ok(names) = fs::read_dir(self.sandbox.outside(folder)) else { continue };
+            for name in names.flatten() {
+                let name = name.file_name();
+                ensure!(!name.to_string_lossy().contains("autofs-cr"), "{folder}: {name:?} is left");
+            }
+        }
+        Ok(())
+    }
+
+    /// What is connected is served.
+    fn is_served(&self) -> Result<()> {
+        for path in &self.touched {
+            self.sandbox.touch(self.sandbox.path(path)).with_context(|| format!("touch {path}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn told((restore, fixup): &(Finished, Option<Finished>)) -> String {
+    let fixup = fixup.as_ref().map(|fixup| format!("; fixup {:?}: {}", fixup.end, fixup.stderr.trim()));
+    format!("restore {:?}: {}{}", restore.end, restore.stderr.trim(), fixup.unwrap_or_default())
+}
+
+fn sweep_both(name: &str, scene: impl Fn() -> Result<Scene>) -> Result<()> {
+    let mut failed = None;
+    for kill in [Kill::Family, Kill::Tool] {
+        let swept = sweep(&format!("{name}, {kill:?}"), SAMPLE, &scene, |scene, point| {
+            let step = scene.round(point, kill)?;
+            if matches!(step, Step::Ended(_)) && point.number != u64::MAX {
+                scene.is_served()?;
+            }
+            Ok(step)
+        });
+        failed = failed.or(swept.err());
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn like_systemd() -> MasterOptions {
+    MasterOptions::new().like_systemd().arg("--timeout=77")
+}
+
+fn unmount(scene: &Scene, paths: &[&str]) -> Result<()> {
+    for path in paths {
+        scene.sandbox.run(["umount", &scene.sandbox.path(path).to_string_lossy()]).assert_success();
+    }
+    Ok(())
+}
+
+#[test]
+fn a_restore_that_keeps_everything() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    sweep_both("keep", || Scene::new([like_systemd().direct("a")]))
+}
+
+#[test]
+fn a_restore_that_connects_at_free_places() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    sweep_both("connect", || {
+        let mut scene = Scene::new([MasterOptions::new().direct("a").direct("b").arg("--identity=device")])?;
+        scene.reset = |scene| unmount(scene, &["a", "b"]);
+        scene.touched = vec!["a", "b"];
+        Ok(scene)
+    })
+}
+
+#[test]
+fn a_restore_that_creates_at_free_places() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    sweep_both("create", || {
+        let options =
+            MasterOptions::new().direct("a").indirect("i").arg("--subdir=in").arg("--identity=device");
+        let mut scene = Scene::new([options])?;
+        scene.reset = |scene| unmount(scene, &["a", "i"]);
+        scene.arguments = vec!["--connect=fixup"];
+        scene.with_fixup = true;
+        scene.touched = vec!["a", "i/in", "i/new"];
+        Ok(scene)
+    })
+}
+
+#[test]
+fn a_restore_that_adopts() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    sweep_both("adopt", || {
+        let mut scene = Scene::new([MasterOptions::new().direct("a").indirect("i").like_automount()])?;
+        scene.reset = |scene| {
+            make_catatonic(&scene.sandbox, &scene.image);
+            Ok(())
+        };
+        scene.with_fixup = true;
+        scene.touched = vec!["a", "i/new"];
+        Ok(scene)
+    })
+}
+
+#[test]
+fn a_restore_that_replaces_idle_mounts() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    sweep_both("replace idle", || {
+        let mut scene = Scene::new([like_systemd().direct("a").direct("b")])?;
+        scene.arguments = vec!["--replace"];
+        scene.touched = vec!["a", "b"];
+        Ok(scene)
+    })
+}
+
+#[test]
+fn a_restore_that_replaces_mounts_with_content() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    sweep_both("replace with content", || {
+        let mut scene = Scene::new([like_systemd().direct("a").direct("b")])?.with_content(&["a"])?;
+        scene.arguments = vec!["--replace"];
+        scene.touched = vec!["a", "b"];
+        Ok(scene)
+    })
+}
+
+#[test]
+fn a_restore_that_replaces_with_content_by_way_of_the_fixup() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    sweep_both("replace by fixup", || {
+        let indirect = MasterOptions::new().indirect("i").arg("--subdir=in");
+        let indirect = indirect.args(["--control-fds", "--identity=device"]);
+        let scene = Scene::new([indirect, like_systemd().direct("a").direct("b")])?;
+        let mut scene = scene.with_content(&["a", "i/key", "i/other"])?;
+        scene.arguments = vec!["--replace", "--connect=fixup"];
+        scene.with_fixup = true;
+        scene.touched = vec!["a", "b", "i/new"];
+        Ok(scene)
+    })
+}
