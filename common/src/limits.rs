@@ -4,10 +4,16 @@ use std::fs;
 use std::io;
 use std::sync::OnceLock;
 
+use anyhow::Context;
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The kernel's default for fs.nr_open.
 const DEFAULT_HIGHEST: u64 = 1 << 20;
+
+/// How many descriptors a tool needs at least, beside those that it was started with. The rest are for mounts, of which
+/// few can be open at a time.
+const ENOUGH: usize = 64;
 
 /// What the limit was before it was raised.
 static BEFORE: OnceLock<Rlimit> = OnceLock::new();
@@ -32,6 +38,27 @@ pub fn raise_descriptors() -> usize {
     }
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(highest);
     usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+/// Raises the limit, and fails where it is still too low for any work. A look at /proc would miss then what it cannot
+/// open, and a change could not be undone.
+pub fn ensure_enough_descriptors() -> anyhow::Result<()> {
+    raise_descriptors();
+    // Kept until all are there. A number says nothing: any of those below the limit may be in use.
+    let mut open = Vec::with_capacity(ENOUGH);
+    while open.len() < ENOUGH {
+        match eventfd(0, EventfdFlags::CLOEXEC) {
+            Ok(descriptor) => open.push(descriptor),
+            Err(error) => {
+                let had = open.len();
+                open.clear();
+                return Err(io::Error::from(error)).with_context(|| {
+                    format!("cannot open {ENOUGH} files at a time, but {had} (RLIMIT_NOFILE; raise it with ulimit -n)")
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Sets the limit back to what it was before [`raise_descriptors`], in this process or in the one that it

@@ -3,10 +3,12 @@
 
 use std::process::ExitCode;
 
+use autofs_cr_common::exit::conclude;
+use autofs_cr_common::limits::ensure_enough_descriptors;
 use autofs_fixup::{TOOL, cli, run};
 use clap::Parser;
 
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
-    autofs_cr_common::exit::conclude(TOOL, run::run(&arguments))
+    conclude(TOOL, ensure_enough_descriptors().and_then(|()| run::run(&arguments)))
 }

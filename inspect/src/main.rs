@@ -44,6 +44,7 @@ use anyhow::{Context, Result, ensure};
 use autofs_cr_common::cli::{Voice, may_colour};
 use autofs_cr_common::doc::{self, DocError, Output, Report};
 use autofs_cr_common::exit::{Exit, conclude};
+use autofs_cr_common::limits::ensure_enough_descriptors;
 use autofs_cr_common::proc::Proc;
 use autofs_cr_common::scan::{Needs, Scope, scan};
 use clap::Parser;
@@ -60,7 +61,7 @@ const TOOL: &str = "autofs-inspect";
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let form = cli.form();
-    conclude(TOOL, run(&cli, form))
+    conclude(TOOL, ensure_enough_descriptors().and_then(|()| run(&cli, form)))
 }
 
 fn run(cli: &Cli, form: Form) -> Result<Exit> {

@@ -3,12 +3,12 @@
 
 use std::process::ExitCode;
 
+use autofs_cr_common::exit::conclude;
+use autofs_cr_common::limits::ensure_enough_descriptors;
 use autofs_restore::{TOOL, cli, run};
 use clap::Parser;
 
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
-    // A descriptor is held for each mount, also by the children.
-    autofs_cr_common::limits::raise_descriptors();
-    autofs_cr_common::exit::conclude(TOOL, run::run(&arguments))
+    conclude(TOOL, ensure_enough_descriptors().and_then(|()| run::run(&arguments)))
 }

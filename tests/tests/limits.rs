@@ -36,13 +36,6 @@ fn more_mounts_than_the_soft_limit_of_descriptors_are_replaced() -> Result<()> {
     sandbox.close()
 }
 
-/// Runs a tool that may have only so many descriptors, and must not raise that limit.
-fn with_hard_limit(limit: usize, tool: &str, arguments: &str) -> TestCommand {
-    let tool = program(tool);
-    let script = format!("ulimit -n {limit} && exec {} {arguments}", tool.display());
-    TestCommand::new("setpriv").args(["--bounding-set=-sys_resource", "bash", "-c", &script])
-}
-
 #[test]
 fn fewer_descriptors_than_mounts_are_enough() -> Result<()> {
     const LIMIT: usize = 400;
@@ -53,22 +46,20 @@ fn fewer_descriptors_than_mounts_are_enough() -> Result<()> {
     let options = MasterOptions::new().args(["--identity=device", "--bulk"]).arg(&many).arg("600");
     let mut master = sandbox.master(options)?;
     let image = dump(&sandbox);
-    let restore = |more: &str| {
-        let arguments = format!("-p {} {more}", sandbox.pid());
-        with_hard_limit(LIMIT, "autofs-restore", &arguments).stdin(&*image)
-    };
-    restore("--replace").run().assert_success().assert_stderr_contains("connect 600");
+    let restore =
+        |more: &[&str]| Tool::restore().target(&sandbox).args(more).most_descriptors(LIMIT).stdin(&*image);
+    restore(&["--replace"]).run().assert_success().assert_stderr_contains("connect 600");
     let (restored, fixed) =
-        restore("--replace --connect=fixup").pipe(with_hard_limit(LIMIT, "autofs-fixup", ""));
+        restore(&["--replace", "--connect=fixup"]).pipe(Tool::fixup().most_descriptors(LIMIT));
     restored.assert_success().assert_stderr_contains("create 600");
     fixed.assert_success();
     unmount_all(&sandbox);
-    restore("").run().assert_success().assert_stderr_contains("connect 600");
+    restore(&[]).run().assert_success().assert_stderr_contains("connect 600");
     sandbox.touch(many.join("000599"))?;
     sandbox.run(["umount", &many.join("000599").to_string_lossy()]).assert_success();
     unmount_all(&sandbox);
     // Nobody connects them, so all are taken away again.
-    restore("--connect=fixup --timeout=1")
+    restore(&["--connect=fixup", "--timeout=1"])
         .run()
         .assert_code(1)
         .assert_stderr_contains("everything was undone");

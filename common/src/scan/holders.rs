@@ -188,13 +188,16 @@ fn look(dir: &ProcessDir, pid: Pid, search: &Search<'_>) -> io::Result<Option<Pr
     }
     found.pipes.sort_unstable();
     found.places.sort_unstable();
-    let pipe_ends: Vec<PipeEnd> =
-        found.pipes.iter().filter_map(|&(fd, pipe)| pipe_end(&descriptors, fd, pipe)).collect();
+    let mut pipe_ends = Vec::new();
+    for (fd, pipe) in found.pipes {
+        pipe_ends.extend(pipe_end(&descriptors, fd, pipe)?);
+    }
     let is_holder = !pipe_ends.is_empty();
     let mut control_fds = Vec::new();
     if let Some(places) = places {
-        let candidates = found.places.iter().filter(|(_, detached)| !detached || is_holder);
-        control_fds.extend(candidates.filter_map(|&(fd, _)| control_fd(&descriptors, fd, tables, places)));
+        for (fd, _) in found.places.into_iter().filter(|(_, detached)| !detached || is_holder) {
+            control_fds.extend(control_fd(&descriptors, fd, tables, places)?);
+        }
     }
     if pipe_ends.is_empty() && control_fds.is_empty() {
         return Ok(None);
@@ -202,18 +205,33 @@ fn look(dir: &ProcessDir, pid: Pid, search: &Search<'_>) -> io::Result<Option<Pr
     describe(dir, pid, pipe_ends, control_fds).map(Some)
 }
 
-fn pipe_end(descriptors: &Descriptors<'_>, fd: i32, pipe: u64) -> Option<PipeEnd> {
-    let info = descriptors.info(fd).ok()?;
-    Some(PipeEnd { pipe, fd, access: info.access()?, flags: info.fd_flags() })
+/// `None` for what is closed again, or only a place.
+fn pipe_end(descriptors: &Descriptors<'_>, fd: i32, pipe: u64) -> io::Result<Option<PipeEnd>> {
+    let Some(info) = unless_gone(descriptors.info(fd))? else { return Ok(None) };
+    Ok(info.access().map(|access| PipeEnd { pipe, fd, access, flags: info.fd_flags() }))
 }
 
-fn control_fd(descriptors: &Descriptors<'_>, fd: i32, tables: &Tables, places: &Places) -> Option<ControlFd> {
-    let info = descriptors.info(fd).ok()?;
-    info.access()?;
+fn control_fd(
+    descriptors: &Descriptors<'_>,
+    fd: i32,
+    tables: &Tables,
+    places: &Places,
+) -> io::Result<Option<ControlFd>> {
+    let Some(info) = unless_gone(descriptors.info(fd))? else { return Ok(None) };
+    if info.access().is_none() {
+        return Ok(None);
+    }
     // Where the mount is in no namespace that was looked at, the open file itself is asked.
-    let device = places.device(info.mount_id).or_else(|| descriptors.device(fd).ok())?;
-    let is_autofs = tables.superblocks.contains_key(&device);
-    is_autofs.then(|| ControlFd { device, fd, flags: info.fd_flags() })
+    let device = places.device(info.mount_id).or_else(|| descriptors.device(fd).ok());
+    let device = device.filter(|device| tables.superblocks.contains_key(device));
+    Ok(device.map(|device| ControlFd { device, fd, flags: info.fd_flags() }))
+}
+
+fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Err(error) if absence(&error) == Some(Absence::Gone) => Ok(None),
+        read => read.map(Some),
+    }
 }
 
 fn describe(

@@ -197,6 +197,19 @@ fn nothing_is_called_orphaned_while_something_is_hidden() {
 }
 
 #[test]
+fn a_descriptor_that_cannot_be_looked_at_is_hidden_and_none_that_is_closed() {
+    let tree = Tree::new(AUTOFS.as_bytes());
+    tree.process(50, 50, "automount").reader(50);
+    let info = tree.path(50, "fdinfo/3");
+    fs::remove_file(&info).expect("removed");
+    assert_eq!(tree.only().state, State::Orphaned);
+    fs::create_dir(&info).expect("made");
+    let report = tree.scan();
+    assert_eq!(report.superblocks[0].state, State::Unknown);
+    assert_eq!(report.hidden, ["the descriptors of 1 process"]);
+}
+
+#[test]
 fn a_delegate_is_only_sure_when_the_group_is_seen() {
     let tree = Tree::new(AUTOFS.as_bytes());
     tree.process(70, 70, "delegate").reader(70).process(60, 60, "secret").hide(60);

@@ -92,6 +92,26 @@ impl TestCommand {
         self.about(inside)
     }
 
+    /// Starts it by another program, that is given its command line and must exec it.
+    pub fn via(mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        let mut words: Vec<OsString> = words.into_iter().map(|word| word.as_ref().to_owned()).collect();
+        words.push(std::mem::take(&mut self.program).into_os_string());
+        words.append(&mut self.arguments);
+        self.program = words.remove(0).into();
+        self.arguments = words;
+        self
+    }
+
+    /// With a limit of descriptors that it cannot raise.
+    pub fn most_descriptors(self, limit: usize) -> Self {
+        self.limited(&format!("--nofile={limit}:{limit}"))
+    }
+
+    /// With a limit as prlimit(1) sets it, that it cannot raise.
+    pub fn limited(self, limit: &str) -> Self {
+        self.via(["setpriv", "--bounding-set=-sys_resource", "prlimit", limit])
+    }
+
     /// Runs it as another user.
     pub fn user(mut self, uid: u32) -> Self {
         self.place.uid = Some(uid);
