@@ -1,7 +1,7 @@
 //! Which masters of the image live in the target, with their read ends.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 
 use autofs_cr_common::doc::image::{End, Master, Superblock};
@@ -66,11 +66,16 @@ pub fn find(proc: &Proc, image: &Image, pid_namespace: u64, there: &Report) -> i
     }
     for pid in proc.pids()? {
         let Ok(process) = proc.process(pid) else { continue };
-        let Some(master) = own_id(&process, pid_namespace).and_then(|own_id| wanted.get(&own_id)) else {
+        let Some(master) = own_id(&process).and_then(|own_id| wanted.get(&own_id)) else { continue };
+        if !is_inside(&process, pid_namespace, master).map_err(|error| unseen(pid, master, &error))? {
             continue;
-        };
+        }
         match examine(&process, pid, master, |pipe| serves_others(image, master, pipe, there)) {
             Ok(live) => drop(masters.live.insert(master.id.clone(), live)),
+            // One that lives must not be taken for gone: another would be made in its place.
+            Err(Doubt::Unreadable(error)) if error.kind() == ErrorKind::PermissionDenied => {
+                return Err(unseen(pid, master, &error));
+            }
             Err(doubt) => {
                 masters.doubts.push(format!("process {pid} is not taken for master {}: {doubt}", master.id));
             }
@@ -79,11 +84,32 @@ pub fn find(proc: &Proc, image: &Image, pid_namespace: u64, there: &Report) -> i
     Ok(masters)
 }
 
-/// The id of a process in its own pid namespace, if that is the wanted one.
-fn own_id(process: &ProcessDir, pid_namespace: u64) -> Option<Pid> {
-    let inside = process.pid_namespace().ok()? == pid_namespace;
-    let ids = inside.then(|| process.status().ok())??.ids;
-    Pid::try_from(*ids.last()?).ok()
+/// The id of a process in its own pid namespace. Everybody may see that.
+fn own_id(process: &ProcessDir) -> Option<Pid> {
+    Pid::try_from(*process.status().ok()?.ids.last()?).ok()
+}
+
+/// Whether a process is in the pid namespace. An error only if it cannot be seen, and has the name of the master.
+fn is_inside(process: &ProcessDir, pid_namespace: u64, master: &Master) -> io::Result<bool> {
+    match process.pid_namespace() {
+        Ok(found) => Ok(found == pid_namespace),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            let has_its_name = process.stat().is_ok_and(|stat| stat.command == master.command);
+            if has_its_name { Err(error) } else { Ok(false) }
+        }
+        // It has ended.
+        Err(_) => Ok(false),
+    }
+}
+
+fn unseen(pid: Pid, master: &Master, error: &io::Error) -> io::Error {
+    let why = format!(
+        "process {pid} may be master {}, and cannot be looked at: {error} (to look into a process of other rights is \
+        for CAP_SYS_PTRACE, into one of another user also for CAP_DAC_READ_SEARCH, and to open its pipes for \
+        CAP_DAC_OVERRIDE)",
+        master.id
+    );
+    io::Error::new(ErrorKind::PermissionDenied, why)
 }
 
 type Pipes = HashMap<u64, ReadPipe>;
