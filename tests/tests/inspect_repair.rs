@@ -267,7 +267,8 @@ fn masters_that_were_stopped_or_frozen_go_on() -> Result<()> {
         waiter.join()?;
         assert_well(&machine);
     }
-    machine.systemctl(["freeze", "autofs.service"]).assert_success();
+    // As `systemctl freeze` does, for which a machine has no message bus.
+    machine.sh("echo 1 >/sys/fs/cgroup/system.slice/autofs.service/cgroup.freeze").assert_success();
     let command = command(&machine, "/ind");
     assert!(
         command.starts_with("echo 0 >/") && command.contains("/autofs.service/cgroup.freeze"),

@@ -9,7 +9,7 @@
 //! Nothing is said where not all is seen: of a superblock whose master is not, of one whose master has another root
 //! directory than its namespace, and of a slave of a peer group that no mount is seen of.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::holders::Holders;
 use super::tables::Tables;
@@ -43,8 +43,13 @@ pub(super) fn mark(
     elsewhere
 }
 
-/// The mount namespaces in which masters mount, by process; `None` for one that is not seen.
-struct Homes(BTreeMap<Pid, Option<u64>>);
+/// Where masters mount.
+struct Homes {
+    /// The mount namespaces, by process; `None` for one that is not seen.
+    namespaces: BTreeMap<Pid, Option<u64>>,
+    /// The processes of groups whose mounts are not served that are process 1 of their pid namespace.
+    inits: BTreeSet<Pid>,
+}
 
 #[derive(Clone, Copy)]
 struct Home {
@@ -54,17 +59,32 @@ struct Home {
 
 impl Homes {
     fn find(proc: &Proc, superblocks: &[Superblock], holders: &Holders) -> Self {
-        let mut namespaces = BTreeMap::new();
-        for process in superblocks.iter().filter_map(home_process) {
+        let unserved = superblocks.iter().filter(|superblock| is_unserved(superblock));
+        let groups: BTreeSet<Pid> = unserved.filter_map(|superblock| superblock.pgrp).collect();
+        let inits = groups.into_iter().filter(|group| is_init(proc, *group)).collect();
+        let mut homes = Self { namespaces: BTreeMap::new(), inits };
+        for superblock in superblocks {
+            let Some(process) = homes.process(superblock) else { continue };
             let namespace = || namespace(&proc.process(process).ok()?, process, holders);
-            namespaces.entry(process).or_insert_with(namespace);
+            homes.namespaces.entry(process).or_insert_with(namespace);
         }
-        Self(namespaces)
+        homes
+    }
+
+    /// The process whose mounts would appear on the superblock's own mount. Of one that is not served it is systemd as
+    /// process 1 of a machine or a container, if its group is the one that did: that number is never given to another
+    /// process there.
+    fn process(&self, superblock: &Superblock) -> Option<Pid> {
+        match superblock.state {
+            State::Connected => superblock.master,
+            _ if is_unserved(superblock) => superblock.pgrp.filter(|group| self.inits.contains(group)),
+            _ => None,
+        }
     }
 
     fn of(&self, superblock: &Superblock) -> Option<Home> {
-        let process = home_process(superblock)?;
-        let namespace = (*self.0.get(&process)?)?;
+        let process = self.process(superblock)?;
+        let namespace = (*self.namespaces.get(&process)?)?;
         Some(Home { process, namespace })
     }
 
@@ -72,18 +92,18 @@ impl Homes {
     /// copies to be seen.
     fn are_all_that_is_shown(&self, tables: &Tables, superblocks: &[Superblock]) -> bool {
         let [only] = tables.namespaces.as_slice() else { return false };
-        tables.mounts.len() == superblocks.len() && self.0.values().flatten().all(|home| *home == only.id)
+        tables.mounts.len() == superblocks.len()
+            && self.namespaces.values().flatten().all(|home| *home == only.id)
     }
 }
 
-/// The process whose mounts would appear on the superblock's own mount. Of one that is not served it is systemd as process
-/// 1, if its group is the one that did: that number is never given to another process.
-fn home_process(superblock: &Superblock) -> Option<Pid> {
-    match superblock.state {
-        State::Connected => superblock.master,
-        State::Orphaned | State::Catatonic => superblock.pgrp.filter(|group| group.as_raw() == 1),
-        State::Delegated | State::Unknown => None,
-    }
+fn is_unserved(superblock: &Superblock) -> bool {
+    matches!(superblock.state, State::Orphaned | State::Catatonic)
+}
+
+fn is_init(proc: &Proc, pid: Pid) -> bool {
+    let ids = proc.process(pid).and_then(|process| process.status()).map(|status| status.ids);
+    ids.is_ok_and(|ids| ids.last() == Some(&1))
 }
 
 fn namespace(dir: &ProcessDir, pid: Pid, holders: &Holders) -> Option<u64> {
@@ -117,7 +137,8 @@ struct Sight {
 impl Sight {
     fn take(proc: &Proc, tables: &Tables, homes: Homes) -> Self {
         let mut sight = Self { at_home: HashMap::new(), groups: HashMap::new(), homes };
-        let known = sight.homes.0.iter().filter_map(|(process, namespace)| Some((*process, (*namespace)?)));
+        let known =
+            sight.homes.namespaces.iter().filter_map(|(process, namespace)| Some((*process, (*namespace)?)));
         for (process, namespace) in known {
             sight.at_home.entry(namespace).or_insert_with(|| {
                 let is_seen = tables.is_whole(namespace);

@@ -206,12 +206,18 @@ impl Machine {
 
     /// The pid of a process, as the test sees it, by its pid in the machine.
     pub fn pid_of(&self, inside: Pid) -> Result<Pid> {
+        let namespace = |pid: Pid| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let own = namespace(self.pid());
         let is_it = |pid: &Pid| {
+            if namespace(*pid) != own {
+                return false;
+            }
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
             let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
             ids.and_then(|ids| ids.split_whitespace().next_back()?.parse::<Pid>().ok()) == Some(inside)
         };
-        let found = self.processes().into_iter().find(is_it);
+        // A service can have a mount namespace of its own, so all are looked at.
+        let found = crate::sandbox::processes().find(is_it);
         found.with_context(|| format!("no process {inside} is in the machine"))
     }
 

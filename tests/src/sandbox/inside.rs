@@ -144,7 +144,7 @@ pub(super) fn mountinfo(pid: Pid) -> Option<String> {
 }
 
 /// All processes that the test can see.
-pub(super) fn processes() -> impl Iterator<Item = Pid> {
+pub(crate) fn processes() -> impl Iterator<Item = Pid> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }

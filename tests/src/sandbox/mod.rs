@@ -14,6 +14,7 @@ mod world;
 
 pub use blocked::{Blocked, assert_no_leaks, blocked_in_autofs, wait_until_blocked};
 pub use inside::Inside;
+pub(crate) use inside::processes;
 pub use link::End;
 pub use masters::{Counters, Master, MasterOptions, MountReport, Report};
 pub use process::Process;
