@@ -31,7 +31,7 @@ use crate::opener::{Opener, Wanted, places};
 use crate::remote::{Session, Stopped};
 use crate::sight::Sight;
 use crate::watch::{Watch, give_up, select};
-pub use process::{Process, find};
+pub use process::{Process, find, has_ended};
 
 /// How long the threads of a master may take to stop, and a batch to run.
 const STEP: Duration = Duration::from_secs(5);

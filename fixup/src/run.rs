@@ -87,6 +87,7 @@ fn one(arguments: &Arguments, pid: Pid) -> anyhow::Result<Exit> {
         Some(master) => connect(arguments, &segment, &[master]),
         None if pid == Pid::this() => bail!("process {pid} is this process itself"),
         None if open_pidfd(pid).is_err() => bail!("process {pid} does not exist, or is a thread only"),
+        None if live::has_ended(pid) => bail!("process {pid} has ended"),
         None => bail!("process {pid} is no master of this segment; {}", show::masters(&segment)),
     }
 }

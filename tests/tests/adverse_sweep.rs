@@ -1,22 +1,22 @@
 //! The other side dies at every system call of a tool: a master, or who alone reads its pipe. The tool ends in success
 //! or with the reason, soon, and nothing half done is left.
 //!
-//! Without more, a sample of the points is tried; with `AUTOFS_CR_SWEEP_STRIDE=n` every n-th system call.
+//! Without more, a sample of the points is tried; `scripts/sweep` tries all of them.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, ensure};
 use autofs_cr_tests::guard::alone;
 use autofs_cr_tests::require;
 use autofs_cr_tests::sandbox::images::{dump, make_catatonic};
 use autofs_cr_tests::sandbox::{End, Finished, Master, MasterOptions, Sandbox, program};
-use autofs_cr_tests::stepper::{Calls, Point, Step, step};
+use autofs_cr_tests::stepper::{Point, Step, step, sweep};
 use nix::sys::signal::Signal;
 
 /// Points of each sweep that are tried without more.
-const SAMPLE: u64 = 10;
+const SAMPLE: u64 = 4;
 
 /// The timeout of the tools, which no death may make them wait for.
 const TIMEOUT: &str = "--timeout=25";
@@ -40,6 +40,8 @@ struct Plan {
     /// Its mounts are made catatonic before.
     cut_off: bool,
     restore: &'static [&'static str],
+    /// `fixup --pid` of that master, instead of one for all.
+    by_pid: bool,
     held: Held,
 }
 
@@ -92,7 +94,10 @@ impl Scene {
     /// Runs both tools, and kills the master at a point of one.
     fn round(&mut self, plan: &Plan, point: Point) -> Result<Step> {
         let tool = |name: &str| self.sandbox.command(program(name)).arg(TIMEOUT);
-        let (restore, fixup) = (tool("autofs-restore").args(plan.restore), tool("autofs-fixup"));
+        let (restore, mut fixup) = (tool("autofs-restore").args(plan.restore), tool("autofs-fixup"));
+        if let (true, Some(master)) = (plan.by_pid, &self.master) {
+            fixup = fixup.arg("--pid").arg(master.pid_inside().to_string());
+        }
         let restore = restore.stdin(&*self.image);
         let (mut restore, mut fixup) = match plan.held {
             Held::Restore => restore.held().spawn_pipe(fixup),
@@ -107,14 +112,14 @@ impl Scene {
         let stepped = step(held, point, |family| {
             call = family.call;
             if let Some(master) = &mut master {
-                kill(master);
+                master.process().kill_as_traced().expect("kill the master");
             }
             since = Instant::now();
         })?;
         let fixup = fixup.finish();
-        if fixup.stderr.contains(NOT_THERE_YET) {
-            // Restore waits for another one, as it should.
-            restore.process().signal(Signal::SIGTERM)?;
+        if [NOT_THERE_YET, NOT_THERE].iter().any(|text| fixup.stderr.contains(text)) {
+            // Restore waits for another one, as it should, or has seen the end of this one, and ends.
+            let _ = restore.process().signal(Signal::SIGTERM);
         }
         let (ends, took) = ((restore.finish(), fixup), since.elapsed());
         let said = || format!("call {call}, {took:?}: {}\n{}", told(&ends), self.sandbox.mountinfo());
@@ -167,9 +172,13 @@ impl Scene {
 /// It was gone before restore looked at it: then another one is to be started.
 const NOT_THERE_YET: &str = "is not there yet";
 
+/// The same, where it was asked for by its pid.
+const NOT_THERE: &str = "does not exist, or is a thread only";
+
 /// What messages say where a master has died.
 const REASONS: &[&str] = &[
     "has ended",
+    NOT_THERE,
     NOT_THERE_YET,
     "ended by signal 15",
     "its process group 2 is not there",
@@ -188,36 +197,9 @@ fn told((restore, fixup): &(Finished, Finished)) -> String {
     )
 }
 
-/// Kills a master, and waits until it is dead. It may be traced by a fixup that is held, and so is not reaped yet.
-fn kill(master: &mut Master) {
-    master.process().signal(Signal::SIGKILL).expect("kill the master");
-    let (path, deadline) = (format!("/proc/{}/stat", master.pid()), Instant::now() + SOON);
-    while fs::read_to_string(&path).is_ok_and(|stat| !stat.contains(") Z ")) {
-        assert!(Instant::now() < deadline, "the master does not die");
-        std::thread::yield_now();
-    }
-}
-
 /// Kills the master at one point after the other, each in a world of its own.
 fn sweep_deaths(name: &str, plan: &Plan) -> Result<()> {
-    let stride: Option<u64> = match std::env::var("AUTOFS_CR_SWEEP_STRIDE") {
-        Ok(text) => Some(text.parse()?),
-        Err(_) => None,
-    };
-    let of = if stride.is_some() { Calls::All } else { Calls::Changes };
-    let round = |number| Scene::new(plan)?.round(plan, Point { number, of });
-    let Step::Ended(last) = round(u64::MAX)? else { bail!("so many calls are never made") };
-    let (mut tried, mut failed) = (0, Vec::new());
-    for number in (1..=last).step_by(stride.unwrap_or(last / SAMPLE).max(1) as usize) {
-        tried += 1;
-        if let Err(error) = round(number) {
-            eprintln!("{name}: call {number}: {error:#}");
-            failed.push(number);
-        }
-    }
-    println!("{name}: {tried} of {last} system calls tried ({of:?}), {} failed", failed.len());
-    ensure!(failed.is_empty(), "{name}: failed at {failed:?}");
-    Ok(())
+    sweep(name, SAMPLE, || Ok(()), |(), point| Scene::new(plan)?.round(plan, point))
 }
 
 fn like_systemd() -> MasterOptions {
@@ -228,8 +210,14 @@ fn like_systemd() -> MasterOptions {
 fn the_master_dies_while_its_mounts_are_adopted() -> Result<()> {
     require!(Root, Autofs, Ptrace);
     let _alone = alone();
-    let plan =
-        Plan { master: like_systemd(), content: &["a"], cut_off: true, restore: &[], held: Held::Restore };
+    let plan = Plan {
+        master: like_systemd(),
+        content: &["a"],
+        cut_off: true,
+        restore: &[],
+        by_pid: false,
+        held: Held::Restore,
+    };
     sweep_deaths("adopt, restore", &plan)?;
     sweep_deaths("adopt, fixup", &Plan { held: Held::Fixup, ..plan })
 }
@@ -243,6 +231,7 @@ fn the_master_dies_while_its_mounts_are_replaced_at_once() -> Result<()> {
         content: &["a"],
         cut_off: false,
         restore: &["--replace"],
+        by_pid: false,
         held: Held::Restore,
     };
     sweep_deaths("connect, restore", &plan)
@@ -257,8 +246,24 @@ fn the_master_dies_while_its_mounts_are_replaced_by_way_of_the_fixup() -> Result
         content: &["a", "i/key"],
         cut_off: false,
         restore: &["--replace"],
+        by_pid: false,
         held: Held::Restore,
     };
     sweep_deaths("held, restore", &plan)?;
     sweep_deaths("held, fixup", &Plan { held: Held::Fixup, ..plan })
+}
+
+#[test]
+fn the_master_dies_while_it_is_connected_by_its_pid() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let plan = Plan {
+        master: like_systemd(),
+        content: &["a"],
+        cut_off: true,
+        restore: &[],
+        by_pid: true,
+        held: Held::Fixup,
+    };
+    sweep_deaths("fixup --pid", &plan)
 }

@@ -52,6 +52,12 @@ pub fn find(master: &Master) -> anyhow::Result<Process> {
     }
 }
 
+/// Whether a process is dead, and may not have been waited for yet.
+pub fn has_ended(pid: Pid) -> bool {
+    let stat = Proc::open().and_then(|proc| proc.stat(pid));
+    stat.map_or(true, |stat| stat.is_dead()) || !open_pidfd(pid).is_ok_and(|pidfd| is_alive(pidfd.as_fd()))
+}
+
 impl Process {
     /// The process with this id, if it started at this time and has not ended.
     pub fn open(proc: &Proc, pid: Pid, start_time: u64) -> io::Result<Self> {

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use autofs_cr_common::model::Pid;
 use nix::sys::signal::Signal;
 
@@ -110,6 +110,18 @@ impl Process {
     pub fn kill(&mut self) -> Result<End> {
         self.link.hang_up().or_else(|error| if self.end.is_some() { Ok(()) } else { Err(error) })?;
         self.wait(DEADLINE)?.with_context(|| format!("process {} does not die", self.pid))
+    }
+
+    /// Kills it with SIGKILL and waits until it is dead, also where somebody traces it: then it is not reaped yet, and its
+    /// end is told when that one lets go of it.
+    pub fn kill_as_traced(&self) -> Result<()> {
+        self.signal(Signal::SIGKILL)?;
+        let (path, deadline) = (format!("/proc/{}/stat", self.pid), Instant::now() + DEADLINE);
+        while std::fs::read_to_string(&path).is_ok_and(|stat| !stat.contains(") Z ")) {
+            ensure!(Instant::now() < deadline, "process {} does not die", self.pid);
+            std::thread::yield_now();
+        }
+        Ok(())
     }
 
     /// The pipe to its standard input, once.
