@@ -645,6 +645,37 @@ fn a_thread_that_does_not_stop_is_named_and_everything_is_let_go() {
     assert_eq!(target.line(), "child ended");
 }
 
+/// The threads of a target that are not held, and have not ended.
+fn threads_at_large(target: &Target) -> Vec<String> {
+    let threads = fs::read_dir(format!("/proc/{}/task", target.pid())).unwrap();
+    let status = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+    let state = |status: String| {
+        status.lines().find_map(|line| line.strip_prefix("State:")).map(|state| state.trim().to_owned())
+    };
+    let states = threads.filter_map(|thread| state(status(thread.ok()?)));
+    states.filter(|state| !["t", "Z", "X"].iter().any(|held| state.starts_with(held))).collect()
+}
+
+#[test]
+fn threads_that_replace_each_other_are_all_held_or_the_process_is_refused() {
+    let mut target = Target::start("relay", Some(libc::SYS_read));
+    let pidfd = target.pidfd();
+    let mut held = 0;
+    for _ in 0..300 {
+        match Stopped::attach(pidfd.as_fd(), Instant::now() + Duration::from_secs(1)) {
+            Ok(_stopped) => {
+                assert_eq!(threads_at_large(&target), [""; 0]);
+                held += 1;
+            }
+            Err(Error::Timeout { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(held > 0);
+    assert_eq!(target.status("TracerPid"), "0");
+    byte(&mut target);
+}
+
 /// Kills the engine after each of its system calls, and before each: the target must go on as if nothing
 /// had been, or with the work done.
 #[test]

@@ -147,6 +147,14 @@ pub(super) fn threads(pid: Pid) -> Result<Vec<Pid>> {
     Ok(threads)
 }
 
+/// How many threads a process has; one that has ended counts until it is reaped.
+pub(super) fn thread_count(pid: Pid) -> Result<usize> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).map_err(|error| proc_error(pid, &path, error))?;
+    let count = text.lines().find_map(|line| line.strip_prefix("Threads:")?.trim().parse().ok());
+    count.ok_or_else(|| invalid(&path, "no line for threads"))
+}
+
 /// How many more descriptors a process may open: its soft limit less those that are open.
 pub(super) fn free_descriptors(pid: Pid) -> Result<usize> {
     let path = format!("/proc/{pid}/limits");

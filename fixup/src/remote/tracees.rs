@@ -34,6 +34,8 @@ pub(super) struct Tracees {
     stopped: BTreeSet<Pid>,
     /// Seized, but not (yet) stopped.
     running: BTreeSet<Pid>,
+    /// Seen dead; a leader stays in the list until all others have ended.
+    ended: BTreeSet<Pid>,
     /// ptrace works only from the thread that attached.
     bound_to_thread: PhantomData<*const ()>,
 }
@@ -42,11 +44,19 @@ impl Tracees {
     /// Attaches to every thread of `pid` and stops it.
     pub fn attach(pid: Pid, deadline: Instant) -> Result<Self> {
         refuse_what_cannot_be_held(pid)?;
-        let mut tracees =
-            Self { pid, stopped: BTreeSet::new(), running: BTreeSet::new(), bound_to_thread: PhantomData };
-        // A thread may start others until it is itself stopped, so look again until none is new.
+        let mut tracees = Self {
+            pid,
+            stopped: BTreeSet::new(),
+            running: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            bound_to_thread: PhantomData,
+        };
+        // A thread may start others until it is itself stopped or has ended, so look again until nothing is new.
         while tracees.seize_new_threads()? {
             tracees.wait_until_stopped(deadline)?;
+            if Instant::now() >= deadline {
+                return Err(Error::Timeout { pid: pid.as_raw(), what: "the stop of all threads" });
+            }
         }
         Ok(tracees)
     }
@@ -77,21 +87,29 @@ impl Tracees {
         Ok(())
     }
 
+    /// Seizes those that were not seen yet, and asks them to stop; whether something is new since the last look.
     fn seize_new_threads(&mut self) -> Result<bool> {
-        let mut found = false;
-        for tid in facts::threads(self.pid)? {
-            if self.stopped.contains(&tid) || self.running.contains(&tid) || is_dead(self.pid, tid) {
+        let listed = facts::threads(self.pid)?;
+        // The kernel ends the list early where a thread ends while it is read.
+        let mut is_new = listed.len() != facts::thread_count(self.pid)?;
+        for tid in listed {
+            if [&self.stopped, &self.running, &self.ended].iter().any(|known| known.contains(&tid)) {
+                continue;
+            }
+            // Also if it ended since the list was read: it may have started another one before.
+            is_new = true;
+            if is_dead(self.pid, tid) {
+                self.ended.insert(tid);
                 continue;
             }
             match ptrace::seize(tid, Options::PTRACE_O_TRACESYSGOOD) {
-                Ok(()) => found |= self.interrupt(tid)?,
-                // The thread ended since the folder was read.
+                Ok(()) => drop(self.interrupt(tid)?),
                 Err(Errno::ESRCH) => {}
                 Err(Errno::EPERM) if is_dead(self.pid, tid) => {}
                 Err(error) => return Err(Error::call("ptrace seize", tid.as_raw(), error)),
             }
         }
-        Ok(found)
+        Ok(is_new)
     }
 
     /// Asks a thread to stop; false if it is gone.

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | serve | reads one byte from standard input at a time, for ever |
 //! | churn | the same, while two threads open and close descriptors, and end the process if one of theirs is lost |
+//! | relay | the same, while threads only start the next one and end |
 //! | filtered | as serve, with a seccomp filter by which socketpair and recvmsg fail |
 //! | filtered-vital, filtered-dup3 | the same for close, for dup3 |
 //! | filtered-deadly | the same, with one that ends the process for process_vm_readv |
@@ -329,6 +330,11 @@ fn churn() {
     }
 }
 
+/// A thread that is replaced by another one, for ever.
+fn pass_on() {
+    thread::spawn(pass_on);
+}
+
 /// Like `thread::spawn` for a thread whose panic ends the process.
 fn spawn_vital(work: fn()) {
     thread::spawn(move || {
@@ -391,6 +397,10 @@ fn main() {
         "churn" => {
             spawn_vital(churn);
             spawn_vital(churn);
+            serve();
+        }
+        "relay" => {
+            (0..3).for_each(|_| pass_on());
             serve();
         }
         mode if mode.starts_with("filtered") => {
