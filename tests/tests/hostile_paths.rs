@@ -9,6 +9,7 @@ use autofs_cr_common::model::Pid;
 use autofs_cr_tests::guard::alone;
 use autofs_cr_tests::require;
 use autofs_cr_tests::sandbox::{End, Finished, Running, Sandbox, Tool};
+use autofs_cr_tests::stepper::{Point, Step, step};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 /// An image of one catatonic superblock: it takes no master to restore it.
@@ -158,4 +159,68 @@ fn a_directory_that_turns_into_a_link_and_back_never_leads_out_of_the_root() -> 
     });
     drop(jail);
     sandbox.close()
+}
+
+/// Of so many changes one is tried: all of them take two minutes.
+const STRIDE: u64 = 8;
+
+/// Replaces the mount at `/a/m` once for each of these changes that a restore makes, and exchanges the directory above it with that of a
+/// decoy at that instant. `content` is what is mounted on it.
+fn exchanged_at_every_change(content: Option<&str>) -> Result<()> {
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut jail = Jail::new(&sandbox)?;
+    let [place, decoy] = ["a/m", "b/m"].map(|name| jail.root.join(name).display().to_string());
+    let script = format!("mkdir -p {decoy} && mount -t tmpfs decoy {decoy}");
+    sandbox.run(["sh", "-c", &script]).assert_success();
+    let [one, other] = ["a", "b"].map(|name| sandbox.outside(jail.root.join(name)));
+    let exchange = || renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE).expect("exchanged");
+    let count = |what: &str| sandbox.mountinfo().lines().filter(|line| line.contains(what)).count();
+    let (mut exchanged, mut refused) = (0, 0);
+    loop {
+        if count(" autofs ") == 0 {
+            jail.restore("/a/m").assert_success();
+        }
+        if let Some(content) = content.filter(|name| count(name) == 0) {
+            sandbox.run(["mount", "-t", "tmpfs", content, &place]).assert_success();
+        }
+        // Another timeout than before each time: what is there is replaced.
+        let changed = image("/a/m").replace("timeout: 1,", &format!("timeout: {},", exchanged + 2));
+        let pid = jail.pid().to_string();
+        let tool = Tool::restore()
+            .args(["-p", &pid, "--timeout=10", "--replace", "--identity=none"])
+            .about(&sandbox);
+        let mut running = tool.stdin(changed).held().spawn();
+        let reached = step(&mut running, Point::change(exchanged + 1), |_| exchange())?;
+        let restored = running.finish();
+        refused += usize::from(restored.end == Some(End::Exit(1)));
+        let is_told = matches!(restored.end, Some(End::Exit(0 | 1)));
+        let restored = restored.check(is_told, "exit code 0 or 1");
+        let told =
+            format!("exchanged at change {}: {}\n{}", exchanged + 1, restored.stderr, sandbox.mountinfo());
+        assert_eq!(count(" tmpfs decoy "), 1, "{told}");
+        assert_eq!(count(" autofs hostile "), 1, "{told}");
+        assert_eq!(count(" tmpfs content "), usize::from(content.is_some()), "{told}");
+        assert_eq!(count("autofs-cr-parking"), 0, "{told}");
+        if matches!(reached, Step::Ended(_)) {
+            break;
+        }
+        exchange();
+        exchanged += STRIDE;
+    }
+    assert!(refused > 0 && exchanged > 20, "{exchanged} changes, {refused} refused");
+    drop(jail);
+    sandbox.close()
+}
+
+#[test]
+fn a_mount_that_takes_the_place_of_the_right_one_is_never_unmounted() -> Result<()> {
+    require!(Root, Autofs);
+    exchanged_at_every_change(None)
+}
+
+#[test]
+fn nor_is_one_that_takes_the_place_of_a_mount_with_content() -> Result<()> {
+    require!(Root, Autofs);
+    exchanged_at_every_change(Some("content"))
 }

@@ -16,7 +16,8 @@ use rustix::mount::MountAttrFlags;
 use super::place::Place;
 use super::prepare::relative;
 use super::superblock::{self, Recipe};
-use super::take::{Taken, unmount_cover};
+use super::take::Taken;
+use super::unmount::uncover;
 use super::{Mounter, moves};
 use crate::attributes;
 use crate::live::Masters;
@@ -143,11 +144,8 @@ impl Mounter<'_> {
             return attached;
         }
         // Not beneath another mount before Linux 6.5.
-        if let Some((cover, mount_point)) =
-            self.taken.get_mut(&item).and_then(|taken| taken.place_cover.take())
-        {
-            drop(cover);
-            unmount_cover(&mount_point).context("cannot uncover its place")?;
+        if let Some((cover, _)) = self.taken.get_mut(&item).and_then(|taken| taken.place_cover.take()) {
+            uncover(cover).context("cannot uncover its place")?;
         }
         self.attach_all(item, whole)
     }

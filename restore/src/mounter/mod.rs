@@ -23,6 +23,7 @@ mod prepare;
 mod superblock;
 mod take;
 mod undo;
+mod unmount;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -47,7 +48,8 @@ use made::Made;
 use numbers::Numbers;
 use park::Park;
 use place::Root;
-use take::{Taken, unmount_cover};
+use take::Taken;
+use unmount::uncover;
 
 /// What restore tells the mounter to do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -276,8 +278,9 @@ impl<'a> Mounter<'a> {
     /// Takes away what a restore that was killed covered autofs mounts with, and is there still.
     fn uncover_left_behind(&self) -> io::Result<()> {
         for cover in self.plan.parkings.iter().flat_map(|parking| &parking.covers) {
-            if self.root.top(&cover.mount_point)?.1 == cover.id {
-                unmount_cover(&cover.mount_point)?;
+            let (top, id) = self.root.top(&cover.mount_point)?;
+            if id == cover.id {
+                uncover(top)?;
             }
         }
         Ok(())

@@ -101,6 +101,17 @@ impl Root {
         Ok((self.directories[parent].as_fd(), name))
     }
 
+    /// The directory that a path is in, and its name there.
+    pub fn parent<'p>(&self, path: &'p TextPath) -> io::Result<(OwnedFd, &'p OsStr)> {
+        let parts = path.parent().zip(path.file_name());
+        let (parent, name) = parts.ok_or(io::ErrorKind::InvalidInput)?;
+        let directory = match self.directories.get(parent) {
+            Some(directory) => directory.try_clone()?,
+            None => self.look_up(parent, OFlags::DIRECTORY)?,
+        };
+        Ok((directory, name))
+    }
+
     /// The top mount at `path`, if it has this id.
     pub fn mount(&self, path: &TextPath, id: u64) -> io::Result<OwnedFd> {
         let (fd, found) = self.top(path)?;
@@ -142,6 +153,11 @@ pub fn inside(mount: BorrowedFd<'_>, relative: &Path, path: &TextPath) -> Result
 /// The id of the mount that a descriptor is on.
 pub fn mount_id(fd: BorrowedFd<'_>) -> io::Result<u64> {
     examine(fd, OsStr::new("")).map(|facts| facts.mount_id)
+}
+
+/// The id of the mount that a name in a directory leads to.
+pub fn mount_id_at(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<u64> {
+    examine(directory, name).map(|facts| facts.mount_id)
 }
 
 /// Whether a descriptor is on the root of a mount.

@@ -12,10 +12,11 @@ use autofs_cr_common::model::{MountType, Options, TextPath};
 use autofs_cr_common::proc::Proc;
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
 use autofs_cr_common::unfinished::PIPE_SOURCE;
-use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
+use rustix::mount::MountAttrFlags;
 
 use super::park::{Notes, Park};
 use super::superblock::{self, Recipe};
+use super::unmount::{Site, uncover};
 use super::{Mounter, moves};
 use crate::plan::Content;
 
@@ -98,26 +99,36 @@ impl Mounter<'_> {
             self.taken.entry(item).or_default().roots.push(root);
             bail!(what);
         }
+        let site = match Site::find(&self.root, &root.mount_point, root.top()?) {
+            Ok(site) => site.of(root.id),
+            Err(error) => {
+                self.taken.entry(item).or_default().roots.push(root);
+                return Err(error).context("cannot unmount it");
+            }
+        };
         let Root { mount_point, id, is_shared, fd, cover } = root;
         let unmounted = match cover {
             Some(cover) => {
                 // Who comes between the end of the cover and its own sees an empty directory, and asks for nothing.
                 self.device.make_catatonic(fd.as_fd()).context("cannot make it catatonic")?;
-                drop((fd, cover));
-                unmount_cover(&mount_point).and_then(|()| unmount_soon(&mount_point))
+                drop(fd);
+                uncover(cover.mount()).and_then(|()| {
+                    drop(cover);
+                    unmount_soon(&site)
+                })
             }
             None => {
                 drop(fd);
-                unmount(&*mount_point, UnmountFlags::NOFOLLOW)
+                site.unmount()
             }
         };
         let Err(error) = unmounted else { return Ok(()) };
         let device = self.plan.items[item].old.as_ref().map(|old| old.device).unwrap_or_default();
-        let fd = self.open_mount(&mount_point, device)?;
+        let fd = site.open_mount(&self.device, device).context("cannot open it again")?;
         if let Some(taken) = self.taken.get_mut(&item) {
             taken.roots.push(Root { mount_point, id, is_shared, fd, cover: None });
         }
-        if error == rustix::io::Errno::BUSY {
+        if error.kind() == io::ErrorKind::ResourceBusy {
             bail!(
                 "it is in use: a process waits for it, or has it open or as its current directory (fuser -m shows \
                  which), or something was mounted in it just now; leave out --replace to keep it, or try again"
@@ -250,10 +261,7 @@ impl Mounter<'_> {
             let mut roots = self.taken.get_mut(&item).into_iter().flat_map(|taken| &mut taken.roots);
             match roots.find(|root| root.mount_point == cover.mount_point) {
                 Some(root) => root.cover = Some(Cover::On(top)),
-                None => {
-                    drop(top);
-                    unmount_cover(&cover.mount_point)?;
-                }
+                None => uncover(top)?,
             }
         }
         match self.taken.get(&item) {
@@ -310,8 +318,7 @@ impl Mounter<'_> {
             }
         }
         if let Some((cover, mount_point)) = taken.place_cover.take() {
-            drop(cover);
-            let uncovered = unmount_cover(&mount_point);
+            let uncovered = uncover(cover);
             result =
                 result.and(uncovered.with_context(|| format!("cannot take the cover of {mount_point} away")));
         }
@@ -366,30 +373,24 @@ impl Root {
 
     /// Takes away a cover that is still there.
     fn uncover(&mut self) -> anyhow::Result<()> {
-        if self.cover.take().is_some() {
-            unmount_cover(&self.mount_point)
+        if let Some(cover) = self.cover.take() {
+            uncover(cover.mount())
                 .with_context(|| format!("cannot take the cover of {} away", self.mount_point))?;
         }
         Ok(())
     }
 }
 
-/// Lazily, as somebody may be walking by; there is nothing in it that could be lost.
-pub(super) fn unmount_cover(mount_point: &TextPath) -> rustix::io::Result<()> {
-    unmount(&**mount_point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
-}
-
 /// Unmounts what is catatonic and in nobody's use. Somebody who walks by makes it busy for an instant, and so does a service
 /// that has just started with a copy of it: then it is let go lazily. Its device number is free when they are through.
-fn unmount_soon(mount_point: &TextPath) -> rustix::io::Result<()> {
+fn unmount_soon(site: &Site) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match unmount(&**mount_point, UnmountFlags::NOFOLLOW) {
-            Err(rustix::io::Errno::BUSY) if Instant::now() < deadline => std::thread::yield_now(),
-            Err(rustix::io::Errno::BUSY) => {
-                return unmount(&**mount_point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH);
-            }
-            result => return result,
+        match site.unmount() {
+            Err(error) if error.kind() != io::ErrorKind::ResourceBusy => return Err(error),
+            Err(_) if Instant::now() < deadline => std::thread::yield_now(),
+            Err(_) => return site.detach(),
+            Ok(()) => return Ok(()),
         }
     }
 }

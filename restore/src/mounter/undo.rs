@@ -3,14 +3,14 @@
 
 use std::os::fd::AsFd;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use autofs_cr_common::model::TextPath;
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
 use autofs_cr_common::target::is_alive;
-use rustix::mount::{UnmountFlags, unmount};
 
 use super::made::Tree;
 use super::make::Number;
+use super::unmount::Site;
 use super::{Mounter, superblock};
 use crate::plan::Action;
 
@@ -70,12 +70,10 @@ impl Mounter<'_> {
         let root = superblock::open_root(&tree)?;
         self.device.make_catatonic(root.as_fd())?;
         let id = super::place::mount_id(tree.as_fd())?;
+        let site = Site::find(&self.root, mount_point, id)?;
         // Both keep it busy.
         drop((root, tree));
-        if self.root.top(mount_point)?.1 != id {
-            bail!("something was mounted on it meanwhile");
-        }
-        Ok(unmount(&**mount_point, UnmountFlags::NOFOLLOW)?)
+        Ok(site.unmount()?)
     }
 
     /// Puts an equal superblock where an old one was taken away, and content back onto it.
