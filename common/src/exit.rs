@@ -43,7 +43,7 @@ pub fn conclude(tool: &str, result: anyhow::Result<Exit>) -> ExitCode {
         // The reader of our output has what it wanted, as in `autofs-inspect | head -1`.
         Err(error) if is_broken_pipe(&error) => Exit::Done.into(),
         Err(error) => {
-            crate::cli::say(tool, format_args!("{error:#}"));
+            crate::cli::say(tool, format_args!("{}", crate::power::explain(&error)));
             Exit::Failed.into()
         }
     }

@@ -12,6 +12,7 @@
 //! | [`segment`] | the shared memory by which restore and the fixups work together |
 //! | [`masters`] | what each kind of master needs to recognise its mounts |
 //! | [`target`] | a process whose namespaces a tool works in |
+//! | [`power`] | which capabilities a tool has use for; dropping all others |
 //! | [`unfinished`] | what a restore works in, and leaves behind when it is killed |
 //! | [`channel`] | typed messages between a tool and its children |
 //! | [`child`] | steps that may block, run in a child process with a deadline |
@@ -30,6 +31,7 @@ pub mod limits;
 pub mod masters;
 pub mod model;
 pub mod pipe;
+pub mod power;
 pub mod proc;
 pub mod progress;
 pub mod scan;

@@ -37,7 +37,7 @@ pub enum TargetError {
     #[error("process {0} does not exist")]
     Gone(Pid),
     /// It is not for this user to look at.
-    #[error("cannot open {what} of process {pid}: permission denied (are you root?)")]
+    #[error("cannot open {what} of process {pid}: permission denied (that is for root, or CAP_SYS_PTRACE)")]
     NotAllowed {
         /// The process.
         pid: Pid,

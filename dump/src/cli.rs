@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use autofs_cr_common::cli::{Input, OutputArg, Verbosity, parse_seconds};
 use autofs_cr_common::model::Pid;
+use autofs_cr_common::power::Role;
 use clap::Parser;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
@@ -56,6 +57,12 @@ fn absolute(path: PathBuf) -> Result<PathBuf, &'static str> {
 }
 
 impl Cli {
+    /// What it does, as far as it takes power.
+    pub fn roles(&self) -> Vec<Role> {
+        let has_files = self.input.input.is_some() || self.output.output.is_some();
+        std::iter::once(Role::Dump).chain(has_files.then_some(Role::Files)).collect()
+    }
+
     /// Where the image goes, for messages.
     pub fn output_name(&self) -> String {
         match &self.output.output {

@@ -21,15 +21,16 @@ mod refuse;
 mod select;
 mod sound;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use autofs_cr_common::cli::{Voice, count};
 use autofs_cr_common::doc::{self, DocError, Image, Output};
 use autofs_cr_common::exit::Exit;
+use autofs_cr_common::power::{self, Role};
 use autofs_cr_common::proc::Proc;
 use autofs_cr_common::scan::Expiring;
 use autofs_cr_common::sys::autofs::{ControlDevice, DEVICE_PATH};
 use autofs_cr_common::target::Target;
-use rustix::thread::{CapabilitySet, capabilities};
+use rustix::thread::CapabilitySet;
 
 use cli::Cli;
 use collect::{Changed, Collected};
@@ -108,10 +109,8 @@ fn expiring(proc: &Proc, target: &Target) -> Result<Expiring> {
 
 /// What the contents are read through.
 fn control_device() -> Result<ControlDevice> {
-    let effective = capabilities(None).context("cannot read the own capabilities")?.effective;
-    if !effective.contains(CapabilitySet::SYS_ADMIN) {
-        bail!("cannot read the contents of autofs mounts: that is for root (CAP_SYS_ADMIN)");
-    }
+    power::require(Role::Dump, CapabilitySet::SYS_ADMIN)
+        .context("cannot read the contents of autofs mounts")?;
     ControlDevice::open()
         .with_context(|| format!("cannot read the contents of autofs mounts: cannot open {DEVICE_PATH}"))
 }

@@ -3,12 +3,20 @@
 
 use std::process::ExitCode;
 
-use autofs_cr_common::exit::conclude;
+use autofs_cr_common::exit::{Exit, conclude};
 use autofs_cr_common::limits::ensure_enough_descriptors;
+use autofs_cr_common::power;
 use autofs_dump::{TOOL, cli::Cli, run};
 use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    conclude(TOOL, ensure_enough_descriptors().and_then(|()| run(&cli)))
+    conclude(TOOL, settled(&cli))
+}
+
+/// With no more power than it takes, and room for its descriptors.
+fn settled(cli: &Cli) -> anyhow::Result<Exit> {
+    power::settle(&cli.roles())?;
+    ensure_enough_descriptors()?;
+    run(cli)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use autofs_cr_common::cli::{Input, Verbosity, parse_seconds};
 use autofs_cr_common::model::Pid;
+use autofs_cr_common::power::Role;
 use clap::Parser;
 
 /// Connect masters to their restored autofs mounts, from their own context
@@ -71,6 +72,18 @@ pub struct Arguments {
     /// The program of the master, and its arguments
     #[arg(last = true, value_name = "CMD", requires = "exec")]
     pub command: Vec<OsString>,
+}
+
+impl Arguments {
+    /// What it does, as far as it takes power.
+    pub fn roles(&self) -> Vec<Role> {
+        let what = match (self.exec, self.free) {
+            (true, _) => Role::FixupExec,
+            (_, true) => Role::FixupFree,
+            _ => Role::Fixup,
+        };
+        std::iter::once(what).chain(self.input.input.is_some().then_some(Role::Files)).collect()
+    }
 }
 
 #[cfg(test)]

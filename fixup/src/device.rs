@@ -1,22 +1,12 @@
-//! The control device, and what else the kernel asks for.
+//! The control device.
 
 use std::env;
 use std::os::fd::AsFd;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use autofs_cr_common::sys::autofs::{ControlDevice, DEVICE_PATH, DEVICE_VARIABLE};
 
 use crate::source::take;
-
-/// What the kernel asks for, before anything is changed.
-pub fn check_rights() -> anyhow::Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!(
-            "/dev/autofs and ptrace need root: run it as root (CAP_SYS_ADMIN in the initial user namespace)"
-        );
-    }
-    Ok(())
-}
 
 /// Opens the control device: /dev/autofs, or the inherited one.
 pub fn open() -> anyhow::Result<ControlDevice> {

@@ -37,7 +37,6 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let voice = Voice::new(TOOL, arguments.verbosity);
     let program = Program::find_in_time(&arguments.command)?;
     let mut source = run::source(arguments)?;
-    device::check_rights()?;
     let (master, numbers) = look(&source.open()?, arguments.master.as_deref())?;
     if arguments.dry_run {
         print!("{}", show::plan(&source.open()?, master));

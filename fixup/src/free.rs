@@ -64,7 +64,6 @@ struct World {
 
 /// Frees mounts.
 pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
-    device::check_rights()?;
     let world = World::open(arguments)?;
     let report = world.report()?;
     let hung = hung::select(&report, &arguments.mount_points, arguments.pid.is_some())?;

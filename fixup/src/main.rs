@@ -3,12 +3,20 @@
 
 use std::process::ExitCode;
 
-use autofs_cr_common::exit::conclude;
+use autofs_cr_common::exit::{Exit, conclude};
 use autofs_cr_common::limits::ensure_enough_descriptors;
+use autofs_cr_common::power;
 use autofs_fixup::{TOOL, cli, run};
 use clap::Parser;
 
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
-    conclude(TOOL, ensure_enough_descriptors().and_then(|()| run::run(&arguments)))
+    conclude(TOOL, settled(&arguments))
+}
+
+/// With no more power than it takes, and room for its descriptors.
+fn settled(arguments: &cli::Arguments) -> anyhow::Result<Exit> {
+    power::settle(&arguments.roles())?;
+    ensure_enough_descriptors()?;
+    run::run(arguments)
 }

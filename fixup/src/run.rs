@@ -32,7 +32,6 @@ fn all(arguments: &Arguments) -> anyhow::Result<Exit> {
         voice.note("nothing to do: no master waits for a fixup");
         return Ok(Exit::Done);
     };
-    device::check_rights()?;
     let segment = source.open()?;
     let masters = ids.iter().map(|id| index_of(&segment, id)).collect::<anyhow::Result<Vec<_>>>()?;
     let (live, absent): (Vec<usize>, Vec<usize>) =
@@ -80,7 +79,6 @@ pub fn source(arguments: &Arguments) -> anyhow::Result<Source> {
 /// Only one master.
 fn one(arguments: &Arguments, pid: Pid) -> anyhow::Result<Exit> {
     let source = source(arguments)?;
-    device::check_rights()?;
     let segment = source.open()?;
     let is_it = |master: &Master| live::find(master).is_ok_and(|process| process.pid() == pid);
     match segment.masters().iter().position(is_it) {

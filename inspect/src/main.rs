@@ -45,6 +45,7 @@ use autofs_cr_common::cli::{Voice, may_colour};
 use autofs_cr_common::doc::{self, DocError, Output, Report};
 use autofs_cr_common::exit::{Exit, conclude};
 use autofs_cr_common::limits::ensure_enough_descriptors;
+use autofs_cr_common::power::{self, Role};
 use autofs_cr_common::proc::Proc;
 use autofs_cr_common::scan::{Needs, Scope, scan};
 use clap::Parser;
@@ -61,7 +62,14 @@ const TOOL: &str = "autofs-inspect";
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let form = cli.form();
-    conclude(TOOL, ensure_enough_descriptors().and_then(|()| run(&cli, form)))
+    let settled = power::settle(&roles(&form)).and_then(|()| ensure_enough_descriptors());
+    conclude(TOOL, settled.and_then(|()| run(&cli, form)))
+}
+
+/// What it does, as far as it takes power.
+fn roles(form: &Form) -> Vec<Role> {
+    let writes_file = matches!(form, Form::Document(_, Some(_)));
+    std::iter::once(Role::Look).chain(writes_file.then_some(Role::Files)).collect()
 }
 
 fn run(cli: &Cli, form: Form) -> Result<Exit> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use autofs_cr_common::cli::{Input, OutputArg, Verbosity, parse_seconds};
 use autofs_cr_common::masters::Identity;
 use autofs_cr_common::model::Pid;
+use autofs_cr_common::power::Role;
 use clap::{Parser, ValueEnum};
 
 /// Recreate the autofs mounts of an image, and wait until their masters are connected
@@ -75,6 +76,19 @@ pub struct Arguments {
     /// The init of the fresh namespace, and its arguments
     #[arg(last = true, value_name = "CMD", requires = "init")]
     pub command: Vec<OsString>,
+}
+
+impl Arguments {
+    /// What it does, as far as it takes power.
+    pub fn roles(&self) -> Vec<Role> {
+        let what = match (self.dry_run, self.init) {
+            (true, _) => Role::Look,
+            (false, true) => Role::RestoreInit,
+            (false, false) => Role::Restore,
+        };
+        let has_files = self.input.input.is_some() || self.output.output.is_some();
+        std::iter::once(what).chain(has_files.then_some(Role::Files)).collect()
+    }
 }
 
 /// How living masters are connected.

@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use autofs_cr_common::channel::{Channel, ChannelError};
 use autofs_cr_common::child::Child;
 use autofs_cr_common::model::Pid;
+use autofs_cr_common::power;
 use autofs_cr_common::sys::autofs::ControlDevice;
 use autofs_cr_common::target::Target;
 use nix::errno::Errno;
@@ -204,7 +205,7 @@ fn report<T>(channel: &Channel, result: anyhow::Result<T>) -> anyhow::Result<T> 
     match result {
         Ok(value) => Ok(value),
         Err(error) => {
-            channel.send(&(FIRST, Answer::Failed(format!("{error:#}"))), &[])?;
+            channel.send(&(FIRST, Answer::Failed(power::explain(&error))), &[])?;
             autofs_cr_common::sys::process::exit_child(1)
         }
     }

@@ -518,8 +518,8 @@ fn another_user_is_told_what_is_missing() -> Result<()> {
     let _master = like_systemd(&sandbox)?;
     let image = dump(&sandbox);
     let restored = restore(&sandbox, &image).user(65534).run().assert_code(1);
-    restored.assert_stderr_contains("are you root?");
-    Tool::restore().stdin(&*image).user(65534).run().assert_code(1).assert_stderr_contains("root");
+    restored.assert_stderr_contains("CAP_SYS_ADMIN");
+    Tool::restore().stdin(&*image).user(65534).run().assert_code(1).assert_stderr_contains("CAP_SYS_ADMIN");
     sandbox.close()
 }
 

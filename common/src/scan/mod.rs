@@ -71,7 +71,7 @@ pub enum ScanError {
     #[error("process {0} does not exist")]
     NoProcess(Pid),
     /// Its mounts are not for this user to see.
-    #[error("cannot read the mounts of process {0}: permission denied (are you root?)")]
+    #[error("cannot read the mounts of process {0}: permission denied (that is for root, or CAP_SYS_PTRACE)")]
     NotAllowed(Pid),
     /// The proc file system shows another pid namespace than the one of this process, so that ids in
     /// it and ids in mountinfo do not mean the same.

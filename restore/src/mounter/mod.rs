@@ -37,6 +37,7 @@ use anyhow::Context;
 use autofs_cr_common::channel::{Channel, ChannelError, MAX_MESSAGE};
 use autofs_cr_common::limits::raise_descriptors;
 use autofs_cr_common::model::Pid;
+use autofs_cr_common::power;
 use autofs_cr_common::sys::autofs::ControlDevice;
 use autofs_cr_common::sys::mmap::SharedWords;
 use serde::{Deserialize, Serialize};
@@ -257,7 +258,7 @@ impl<'a> Mounter<'a> {
                     None => Err(anyhow::anyhow!("there is nothing to launch")),
                 },
             };
-            let answer = answer.unwrap_or_else(|error| Answer::Failed(format!("{error:#}")));
+            let answer = answer.unwrap_or_else(|error| Answer::Failed(power::explain(&error)));
             self.channel.send(&(number, answer), &[])?;
             if done {
                 return Ok(());

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use autofs_cr_common::doc::report::Within;
 use autofs_cr_common::model::{Device, TextPath};
+use nix::errno::Errno;
 
 use super::Mounter;
 use super::make::Adopted;
@@ -93,7 +94,12 @@ impl Mounter<'_> {
     /// Whether the process group that a superblock is to be made with is there: the kernel asks for it.
     fn check_group(&self, item: &Item) -> anyhow::Result<()> {
         let Some(group) = item.group.filter(|_| item.action == Action::Connect) else { return Ok(()) };
-        nix::sys::signal::killpg(group.to_nix(), None).with_context(|| {
+        let found = match nix::sys::signal::killpg(group.to_nix(), None) {
+            // It is there, and of another user.
+            Err(Errno::EPERM) => Ok(()),
+            found => found,
+        };
+        found.with_context(|| {
             let mount = item.mounts.first().map(|&mount| &self.plan.image.mounts[mount].mount_point);
             format!("{}: its process group {group} is not there", mount.cloned().unwrap_or_default())
         })

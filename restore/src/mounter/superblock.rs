@@ -35,12 +35,9 @@ pub fn create(recipe: &Recipe<'_>) -> io::Result<OwnedFd> {
     set("pgrp", recipe.group.to_string())?;
     set("minproto", options.minproto.to_string())?;
     set("maxproto", options.maxproto.to_string())?;
-    if options.uid != 0 {
-        set("uid", options.uid.to_string())?;
-    }
-    if options.gid != 0 {
-        set("gid", options.gid.to_string())?;
-    }
+    // Also those of root: without them the owner is who makes it.
+    set("uid", options.uid.to_string())?;
+    set("gid", options.gid.to_string())?;
     fsconfig_set_flag(context.as_fd(), options.mount_type.as_str())?;
     if options.strictexpire {
         fsconfig_set_flag(context.as_fd(), "strictexpire")?;
