@@ -326,8 +326,9 @@ fn a_master_without_write_end_sees_a_hang_up_when_its_mount_turns_catatonic() ->
     require!(Root, Autofs);
     let mut closed = World::new(MasterOptions::new().direct("d").like_systemd())?;
     let mut kept = World::new(MasterOptions::new().direct("d").like_automount())?;
-    for world in [&closed, &kept] {
-        world.probe("catatonic", &world.at("d")?).run().assert_success();
+    for world in [&mut closed, &mut kept] {
+        let at = world.at("d")?;
+        world.probe("catatonic", &at).run().assert_success();
     }
     // Another thread of the master sees it than the one that reports.
     let deadline = Instant::now() + DEADLINE;
