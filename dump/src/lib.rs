@@ -21,7 +21,7 @@ mod refuse;
 mod select;
 mod sound;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use autofs_cr_common::cli::{Voice, count};
 use autofs_cr_common::doc::{self, DocError, Image, Output};
 use autofs_cr_common::exit::Exit;
@@ -30,6 +30,7 @@ use autofs_cr_common::proc::Proc;
 use autofs_cr_common::scan::Expiring;
 use autofs_cr_common::sys::autofs::{ControlDevice, DEVICE_PATH};
 use autofs_cr_common::target::Target;
+use autofs_cr_common::unfinished;
 use rustix::thread::CapabilitySet;
 
 use cli::Cli;
@@ -81,6 +82,10 @@ fn settled_image(cli: &Cli, proc: &Proc, voice: Voice) -> Result<Image> {
 
 fn image(cli: &Cli, proc: &Proc, collected: &Collected, voice: Voice) -> Result<Image> {
     let Collected { report, namespace, target } = collected;
+    // Else the last image that has all might be written over.
+    if let Some(unfinished) = unfinished::describe(namespace) {
+        bail!("an image made now would lack mounts: {unfinished}");
+    }
     if report.superblocks.is_empty() {
         voice.note("no autofs mount is there");
         return Ok(build::outline(report, &Groups::default())?.fill(Contents::default()));

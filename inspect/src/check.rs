@@ -1,14 +1,17 @@
 //! Which mounts need attention.
 
+use autofs_cr_common::unfinished;
+
 use crate::columns::Settings;
 use crate::view::View;
 use crate::waiting;
 use crate::{repair, trouble};
 
-/// A line for each mount that is not well: what is wrong, who waits, and what repairs it.
+/// A line for each restore that has not come to its end, and for each mount that is not well: what is wrong, who waits,
+/// and what repairs it.
 pub fn unhealthy(view: &View<'_>, settings: &Settings) -> Vec<String> {
     let several = view.report.namespaces.len() > 1;
-    let mut lines = Vec::new();
+    let mut lines: Vec<String> = view.report.namespaces.iter().filter_map(unfinished::describe).collect();
     for row in view.rows() {
         let Some(trouble) = trouble::of(&row, settings.patience) else { continue };
         let mut line = row.mount.mount_point.to_string();

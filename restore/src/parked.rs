@@ -14,9 +14,6 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 
 use crate::before::Before;
 
-/// The file in a work place that has the image, for a user who has lost it.
-pub const IMAGE: &str = "image.yaml";
-
 /// The file in a work place that says what was there before.
 pub const BEFORE: &str = "before";
 

@@ -4,13 +4,11 @@
 use std::collections::HashSet;
 
 use anyhow::Context;
-use autofs_cr_common::doc::report::Mount;
 use autofs_cr_common::doc::{Format, Image, Report};
 use autofs_cr_common::model::{Device, Pid};
 use autofs_cr_common::proc::Proc;
 use autofs_cr_common::scan::{Needs, Scope, scan};
 use autofs_cr_common::target::Target;
-use autofs_cr_common::unfinished::PIPE_SOURCE;
 
 use crate::copies::Look;
 use crate::live::{self, Masters};
@@ -35,22 +33,12 @@ pub struct Survey {
 /// Looks at the namespaces of process `pid`.
 pub fn of_process(proc: &Proc, pid: Pid, image: &Image) -> anyhow::Result<Survey> {
     let target = Target::open(pid)?;
-    let report = without_pipes(scan(proc, Scope::Of(pid), Needs::IMAGE)?);
+    let report = scan(proc, Scope::Of(pid), Needs::IMAGE)?;
     let masters =
         live::find(proc, image, target.pid_namespace(), &report).context("cannot look for the masters")?;
     let numbers = numbers(proc, image, &report, Some(&target))?;
     let parkings = parked::find(proc, &target).context("cannot look for what a killed restore left")?;
     Ok(Survey { target: Some(target), report, parkings, masters, numbers })
-}
-
-/// A report without the autofs mounts by which a restore that was killed keeps pipes open.
-fn without_pipes(mut report: Report) -> Report {
-    let (pipes, mounts): (Vec<Mount>, Vec<_>) =
-        report.mounts.into_iter().partition(|mount| mount.source.as_bytes() == PIPE_SOURCE.as_bytes());
-    report.mounts = mounts;
-    let pipes: HashSet<Device> = pipes.iter().map(|pipe| pipe.device).collect();
-    report.superblocks.retain(|superblock| !pipes.contains(&superblock.device));
-    report
 }
 
 /// Looks at fresh namespaces: nothing is there, but device numbers may be taken.

@@ -9,7 +9,9 @@ use anyhow::{Context, Result, ensure};
 use autofs_cr_tests::guard::alone;
 use autofs_cr_tests::require;
 use autofs_cr_tests::sandbox::images::{dump, lasting, make_catatonic};
-use autofs_cr_tests::sandbox::{Finished, Master, MasterOptions, Running, Sandbox, TestCommand, program};
+use autofs_cr_tests::sandbox::{
+    End, Finished, Master, MasterOptions, Running, Sandbox, TestCommand, program,
+};
 use autofs_cr_tests::stepper::{Family, Point, Step, step, sweep};
 
 /// Points of each sweep that are tried without more.
@@ -115,12 +117,12 @@ impl Scene {
         let killed = (restore.finish(), fixup.map(Running::finish));
         let said = format!("call {call}; {}", told(&killed));
         if let Step::Ended(_) = stepped {
-            ensure!(killed.0.end == Some(autofs_cr_tests::sandbox::End::Exit(0)), "not killed: {said}");
+            ensure!(killed.0.end == Some(End::Exit(0)), "not killed: {said}");
         } else {
             self.masters_go_on().with_context(|| format!("after the kill: {said}"))?;
             let (restore, fixup) = self.start(self.restore());
             let again = (restore.finish(), fixup.map(Running::finish));
-            let succeeded = again.0.end == Some(autofs_cr_tests::sandbox::End::Exit(0));
+            let succeeded = again.0.end == Some(End::Exit(0));
             ensure!(succeeded, "{said}; run again: {}\n{}", told(&again), self.sandbox.mountinfo());
         }
         self.is_finished().with_context(|| format!("{said}\n{}", self.sandbox.mountinfo()))?;
@@ -285,4 +287,51 @@ fn a_restore_that_replaces_with_content_by_way_of_the_fixup() -> Result<()> {
         scene.touched = vec!["a", "b", "i/new"];
         Ok(scene)
     })
+}
+
+#[test]
+fn an_unfinished_restore_is_named_by_inspect_and_dump_and_its_image_finishes_it() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let mut scene = Scene::new([like_systemd().direct("a").direct("b")])?.with_content(&["a"])?;
+    scene.arguments = vec!["--replace"];
+    let place = kill_while_content_is_parked(&scene)?;
+    let pid = scene.sandbox.pid().to_string();
+
+    let check = TestCommand::new(program("autofs-inspect")).args(["--check", "-p", &pid]).spawn().finish();
+    ensure!(check.end == Some(End::Exit(3)), "{check:?}");
+    ensure!(check.stdout.starts_with(&format!("{place}: an autofs-restore is at work")), "{check:?}");
+    let table = TestCommand::new(program("autofs-inspect")).args(["-p", &pid]).spawn().finish();
+    ensure!(!table.stdout.contains("autofs-cr") && table.stderr.contains("or was killed"), "{table:?}");
+
+    let refused = TestCommand::new(program("autofs-dump")).args(["-p", &pid]).spawn().finish();
+    ensure!(refused.end == Some(End::Exit(1)) && refused.stdout.is_empty(), "{refused:?}");
+    ensure!(refused.stderr.contains("would lack mounts"), "{refused:?}");
+
+    let copy = refused.stderr.split(" -i ").nth(1).and_then(|rest| rest.split(' ').next());
+    let copy = copy.with_context(|| refused.stderr.clone())?;
+    let finish = TestCommand::new(program("autofs-restore"));
+    let finished = finish.args(["-p", &pid, "-i", copy, "--replace"]).spawn().finish();
+    ensure!(finished.end == Some(End::Exit(0)), "{finished:?}");
+    scene.is_finished()
+}
+
+/// Kills restore when content is in its work place, and says where that is.
+fn kill_while_content_is_parked(scene: &Scene) -> Result<String> {
+    for number in (1..).step_by(8) {
+        let mut restore = scene.restore().held().spawn();
+        let stepped = step(&mut restore, Point::change(number), Family::kill)?;
+        restore.finish();
+        ensure!(matches!(stepped, Step::Reached), "it was never parked");
+        let mounts = scene.sandbox.mountinfo();
+        let parked =
+            mounts.lines().find(|line| line.contains("/autofs-cr-parking") && line.contains(" content "));
+        let place = parked.and_then(|line| line.split(' ').nth(4)?.rsplit_once('/'));
+        if let Some((place, _)) = place {
+            return Ok(place.to_owned());
+        }
+        // To its end, so that the next one begins anew.
+        scene.restore().spawn().finish();
+    }
+    unreachable!("there is no end of numbers")
 }

@@ -73,6 +73,9 @@ pub struct Namespace {
     /// Where that process runs.
     #[serde(default, skip_serializing_if = "RunsIn::is_unknown")]
     pub runs_in: RunsIn,
+    /// The work place of a restore in it that is at work or was killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<TextPath>,
 }
 
 /// A process that has to do with an autofs mount.

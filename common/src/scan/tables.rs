@@ -12,6 +12,7 @@ use crate::doc::report::{Content, Mount, Namespace, RunsIn};
 use crate::model::{Device, KernelPipe, Pid, SuperOptions, TextPath};
 use crate::proc::mountinfo::{Line, lines, unescape};
 use crate::proc::{Absence, Proc, ProcessDir, absence};
+use crate::unfinished::{is_pipe, is_work_place};
 
 /// What the mountinfo files say.
 #[derive(Debug, Default)]
@@ -193,6 +194,7 @@ fn stand_in(dir: &ProcessDir, pid: Pid) -> io::Result<Namespace> {
         start_time: dir.stat()?.start_time,
         pid_namespace: dir.pid_namespace()?,
         runs_in: RunsIn::default(),
+        unfinished: None,
     })
 }
 
@@ -203,12 +205,14 @@ impl Tables {
         is_seen && !self.roots.contains_key(&namespace)
     }
 
-    fn add(&mut self, view: View) -> Result<(), ScanError> {
+    fn add(&mut self, mut view: View) -> Result<(), ScanError> {
         let malformed = |source| ScanError::MountInfo { pid: view.namespace.process, source };
         let all: Vec<Line<'_>> = lines(&view.mountinfo).collect::<Result<_, _>>().map_err(malformed)?;
+        let work_place = all.iter().find(|line| is_work_place(line));
+        view.namespace.unfinished = work_place.map(|line| text(line.mount_point));
         if all.iter().any(Line::is_autofs) {
             let tree = Tree::new(&all);
-            for line in &all {
+            for line in all.iter().filter(|line| !is_pipe(line)) {
                 self.add_line(&view, line, &tree)?;
             }
         }

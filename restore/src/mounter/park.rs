@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use autofs_cr_common::channel::{Channel, MAX_DESCRIPTORS};
 use autofs_cr_common::model::{Device, TextPath};
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
-use autofs_cr_common::unfinished::SOURCE;
+use autofs_cr_common::unfinished::{IMAGE, SOURCE};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, mkdirat, openat, symlinkat, unlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount,
@@ -29,7 +29,7 @@ use rustix::mount::{
 use super::moves;
 use super::place::{Root, is_mount_root};
 use super::superblock::device;
-use crate::parked::{BEFORE, IMAGE, Parking};
+use crate::parked::{BEFORE, Parking};
 
 /// Where it may be made, the first that works.
 const FOLDERS: [&str; 3] = ["run", "tmp", "."];
