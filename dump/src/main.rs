@@ -16,7 +16,7 @@ fn main() -> ExitCode {
 
 /// With no more power than it takes, and room for its descriptors.
 fn settled(cli: &Cli) -> anyhow::Result<Exit> {
-    power::settle(&cli.roles())?;
     ensure_enough_descriptors()?;
+    power::settle(&cli.roles())?;
     run(cli)
 }

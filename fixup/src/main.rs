@@ -16,7 +16,7 @@ fn main() -> ExitCode {
 
 /// With no more power than it takes, and room for its descriptors.
 fn settled(arguments: &cli::Arguments) -> anyhow::Result<Exit> {
-    power::settle(&arguments.roles())?;
     ensure_enough_descriptors()?;
+    power::settle(&arguments.roles())?;
     run::run(arguments)
 }

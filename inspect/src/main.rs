@@ -62,7 +62,7 @@ const TOOL: &str = "autofs-inspect";
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let form = cli.form();
-    let settled = power::settle(&roles(&form)).and_then(|()| ensure_enough_descriptors());
+    let settled = ensure_enough_descriptors().and_then(|()| power::settle(&roles(&form)));
     conclude(TOOL, settled.and_then(|()| run(&cli, form)))
 }
 
