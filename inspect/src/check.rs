@@ -7,11 +7,17 @@ use crate::view::View;
 use crate::waiting;
 use crate::{repair, trouble};
 
-/// A line for each restore that has not come to its end, and for each mount that is not well: what is wrong, who waits,
+/// A line for each restore that was killed, and for each mount that is not well: what is wrong, who waits,
 /// and what repairs it.
 pub fn unhealthy(view: &View<'_>, settings: &Settings) -> Vec<String> {
     let several = view.report.namespaces.len() > 1;
-    let mut lines: Vec<String> = view.report.namespaces.iter().filter_map(unfinished::describe).collect();
+    let mut lines: Vec<String> = view
+        .report
+        .namespaces
+        .iter()
+        .filter(|namespace| !unfinished::is_at_work(namespace))
+        .filter_map(unfinished::describe)
+        .collect();
     for row in view.rows() {
         let Some(trouble) = trouble::of(&row, settings.patience) else { continue };
         let mut line = row.mount.mount_point.to_string();

@@ -10,7 +10,7 @@ use autofs_cr_common::model::TextPath;
 use autofs_cr_common::proc::{Proc, mountinfo};
 use autofs_cr_common::target::Target;
 use autofs_cr_common::unfinished::{is_cover, is_work_place};
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::OFlags;
 
 use crate::before::Before;
 
@@ -63,9 +63,27 @@ pub struct Parked {
 /// Looks for work places in the mount namespace of a process. That of a restore which is at work is an error.
 pub fn find(proc: &Proc, target: &Target) -> anyhow::Result<Vec<Parking>> {
     let text = proc.process(target.pid())?.mountinfo()?;
-    let lines: Vec<_> = mountinfo::lines(&text).collect::<Result<_, _>>()?;
-    let places = lines.iter().filter(|line| is_work_place(line));
-    places.map(|place| examine(target, &lines, place)).collect()
+    let before = work_places(&text)?.1;
+    for place in &before {
+        wait_for_end(proc, place).with_context(|| what(place))?;
+    }
+    // One that was at its end has taken its work place away since.
+    let text = if before.is_empty() { text } else { proc.process(target.pid())?.mountinfo()? };
+    let (lines, places) = work_places(&text)?;
+    places.iter().map(|place| examine(target, &lines, place).with_context(|| what(place))).collect()
+}
+
+type Lines<'a> = Vec<mountinfo::Line<'a>>;
+
+/// All mounts, and the work places.
+fn work_places(text: &[u8]) -> anyhow::Result<(Lines<'_>, Lines<'_>)> {
+    let lines: Lines<'_> = mountinfo::lines(text).collect::<Result<_, _>>()?;
+    let places = lines.iter().filter(|line| is_work_place(line)).copied().collect();
+    Ok((lines, places))
+}
+
+fn what(place: &mountinfo::Line<'_>) -> String {
+    format!("cannot look at {}, which a restore made", path(place.mount_point))
 }
 
 fn examine(
@@ -74,39 +92,33 @@ fn examine(
     place: &mountinfo::Line<'_>,
 ) -> anyhow::Result<Parking> {
     let mount_point = path(place.mount_point);
-    let what = || format!("cannot look at {mount_point}, which a restore made");
-    wait_for_end(target, &mount_point).with_context(what)?;
     let here = lines.iter().filter(|line| line.parent == place.id);
     let (pipes, parked): (Vec<&mountinfo::Line<'_>>, Vec<_>) = here.partition(|line| line.is_autofs());
     let mounts = parked.iter().map(|line| parked_mount(target, line.id, path(line.mount_point)));
     let covers = lines.iter().filter(|line| is_cover(line) && line.device == place.device);
     let text = read(target, &inside(&mount_point, BEFORE))?.unwrap_or_default();
     Ok(Parking {
-        mounts: mounts.collect::<io::Result<_>>().with_context(what)?,
+        mounts: mounts.collect::<io::Result<_>>()?,
         covers: covers.map(|line| cover(lines, line)).collect(),
         pipes: pipes.iter().map(|line| path(line.mount_point)).collect(),
-        before: Before::read(&String::from_utf8_lossy(&text)).with_context(what)?,
+        before: Before::read(&String::from_utf8_lossy(&text))?,
         mount_point,
     })
 }
 
-/// Waits until the mounter that has made a work place is dead: it holds a lock on it.
-fn wait_for_end(target: &Target, place: &TextPath) -> anyhow::Result<()> {
+/// Waits until the mounter that has made a work place is dead: it holds a lock there. The place is not walked to, which
+/// could keep a mounter that lives from unmounting it.
+fn wait_for_end(proc: &Proc, place: &mountinfo::Line<'_>) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    let directory = target.open_inside(place, OFlags::RDONLY | OFlags::DIRECTORY)?;
-    loop {
-        match flock(&directory, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => return Ok(()),
-            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
-                // The kernel tells nobody when a lock is free but who waits for it without a deadline.
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                bail!("another autofs-restore is at work in this mount namespace: wait for its end")
-            }
-            Err(error) => return Err(error.into()),
+    let device = place.device().context("its device number makes no sense")?;
+    while proc.locked().context("cannot read /proc/locks")?.contains(&device) {
+        if Instant::now() >= deadline {
+            bail!("another autofs-restore is at work in this mount namespace: wait for its end")
         }
+        // The kernel tells nobody when a lock is free but who waits for it without a deadline.
+        std::thread::sleep(Duration::from_millis(2));
     }
+    Ok(())
 }
 
 fn cover(lines: &[mountinfo::Line<'_>], line: &mountinfo::Line<'_>) -> Cover {

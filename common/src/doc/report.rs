@@ -73,9 +73,33 @@ pub struct Namespace {
     /// Where that process runs.
     #[serde(default, skip_serializing_if = "RunsIn::is_unknown")]
     pub runs_in: RunsIn,
-    /// The work place of a restore in it that is at work or was killed.
+    /// A restore in it that has not come to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unfinished: Option<TextPath>,
+    pub unfinished: Option<Unfinished>,
+}
+
+/// A restore that has not come to its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
+#[serde(deny_unknown_fields)]
+pub struct Unfinished {
+    /// Where its work place is mounted.
+    pub work_place: TextPath,
+    /// Whether it lives.
+    pub restore: Life,
+}
+
+/// Whether a restore lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
+#[serde(rename_all = "snake_case")]
+pub enum Life {
+    /// It is at work.
+    AtWork,
+    /// It was killed.
+    Killed,
+    /// It cannot be seen whether it lives.
+    Unknown,
 }
 
 /// A process that has to do with an autofs mount.

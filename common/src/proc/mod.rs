@@ -10,6 +10,7 @@ mod descriptors;
 mod facts;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod locks;
 pub mod mountinfo;
 mod schedule;
 mod thread;

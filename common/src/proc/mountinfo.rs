@@ -77,6 +77,11 @@ impl<'a> Line<'a> {
         self.fstype == b"autofs"
     }
 
+    /// The mount is read-only.
+    pub fn is_read_only(&self) -> bool {
+        self.options.split(|byte| *byte == b',').any(|option| option == b"ro")
+    }
+
     /// It is mounted at this path.
     pub fn is_at(&self, path: &[u8]) -> bool {
         unescape(self.mount_point).as_ref() == path

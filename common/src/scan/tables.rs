@@ -12,7 +12,7 @@ use crate::doc::report::{Content, Mount, Namespace, RunsIn};
 use crate::model::{Device, KernelPipe, Pid, SuperOptions, TextPath};
 use crate::proc::mountinfo::{Line, lines, unescape};
 use crate::proc::{Absence, Proc, ProcessDir, absence};
-use crate::unfinished::{is_pipe, is_work_place};
+use crate::unfinished::{self, is_pipe, is_work_place};
 
 /// What the mountinfo files say.
 #[derive(Debug, Default)]
@@ -64,7 +64,7 @@ pub(super) fn collect(
     views.sort_unstable_by_key(|view| view.namespace.id);
     let mut tables = Tables::default();
     for view in views {
-        tables.add(view)?;
+        tables.add(proc, view)?;
     }
     Ok(tables)
 }
@@ -205,11 +205,12 @@ impl Tables {
         is_seen && !self.roots.contains_key(&namespace)
     }
 
-    fn add(&mut self, mut view: View) -> Result<(), ScanError> {
+    fn add(&mut self, proc: &Proc, mut view: View) -> Result<(), ScanError> {
         let malformed = |source| ScanError::MountInfo { pid: view.namespace.process, source };
         let all: Vec<Line<'_>> = lines(&view.mountinfo).collect::<Result<_, _>>().map_err(malformed)?;
-        let work_place = all.iter().find(|line| is_work_place(line));
-        view.namespace.unfinished = work_place.map(|line| text(line.mount_point));
+        if all.iter().any(is_work_place) {
+            view.namespace.unfinished = unfinished::find(&all, proc.locked().ok().as_ref());
+        }
         if all.iter().any(Line::is_autofs) {
             let tree = Tree::new(&all);
             for line in all.iter().filter(|line| !is_pipe(line)) {

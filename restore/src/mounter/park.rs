@@ -13,14 +13,15 @@
 //! | `cover` | an empty directory, of which covers are bind mounts |
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use autofs_cr_common::channel::{Channel, MAX_DESCRIPTORS};
 use autofs_cr_common::model::{Device, TextPath};
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
-use autofs_cr_common::unfinished::{IMAGE, SOURCE};
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, mkdirat, openat, symlinkat, unlinkat};
+use autofs_cr_common::unfinished::{self, IMAGE, SOURCE};
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, symlinkat, unlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount,
     fsopen,
@@ -43,8 +44,8 @@ pub struct Park {
     folder: OwnedFd,
     name: String,
     mount: OwnedFd,
-    /// Its root, with a lock that tells the life of this process.
-    life: OwnedFd,
+    /// The image in it, with a lock that tells the life of this process.
+    life: File,
     /// How many directories there are in it.
     used: usize,
     /// Those in which a pipe is kept open.
@@ -73,8 +74,8 @@ impl Park {
         write(&mount, IMAGE, notes.image)?;
         write(&mount, BEFORE, notes.before.as_bytes())?;
         mkdirat(&mount, COVER, Mode::RWXU | Mode::from_raw_mode(0o055))?;
-        let life = openat(&mount, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        flock(&life, FlockOperation::NonBlockingLockExclusive)?;
+        let life = File::from(openat(&mount, IMAGE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
+        unfinished::hold(&life)?;
         let (folder, name) = make_directory(root, namespace)?;
         let place = open_place(&folder, &name)?;
         // A mount under a shared one would take what is parked along into other namespaces.
@@ -142,6 +143,8 @@ impl Park {
         for pipe in &pipes {
             rustix::mount::unmount(&**pipe, UnmountFlags::NOFOLLOW)?;
         }
+        // Says that nothing is left to do, before the lock is gone.
+        mount_setattr(&mount, Some(MountAttrFlags::MOUNT_ATTR_RDONLY), None)?;
         // Not lazily: a mount that is still parked here must not be lost.
         nix::unistd::fchdir(&folder)?;
         drop((mount, life));
@@ -156,7 +159,7 @@ impl Park {
 fn write(mount: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = openat(mount, name, flags, Mode::RUSR | Mode::WUSR)?;
-    io::Write::write_all(&mut std::fs::File::from(file), bytes)
+    io::Write::write_all(&mut File::from(file), bytes)
 }
 
 /// The directory that the work place is mounted on: one that a restore was killed with is used again, so that none is left
