@@ -70,18 +70,35 @@ pub fn run(
     voice: Voice,
 ) -> anyhow::Result<Tally> {
     let segment = watch.segment;
-    watch.check()?;
-    let claim = segment.claim(master)?;
+    let mut tally = Tally::default();
+    let claim = watch.claim(master, |other| voice.note(format_args!("{other}: waiting for its end")))?;
+    let Some(claim) = claim else {
+        tell_given_up(segment, master, &mut tally)?;
+        return Ok(tally);
+    };
     if let Some(dead) = claim.left_by() {
         voice.note(format_args!("{} goes on where process {dead} ended", segment.masters()[master].id));
     }
-    let mut tally = Tally::default();
     if let Err(error) = work(watch, master, device, sight, voice, &mut tally) {
         fail_rest(segment, master, errno::of(&error))?;
         tally.problems.push(format!("{error:#}"));
     }
     tally.connected = select(segment, master, |progress| progress == Progress::Connected)?.len();
     Ok(tally)
+}
+
+/// What another fixup has left of a master: nothing to do.
+fn tell_given_up(segment: &Segment, master: usize, tally: &mut Tally) -> anyhow::Result<()> {
+    for (index, superblock) in segment.superblocks_of(master) {
+        match segment.progress(index)? {
+            Progress::Failed(errno) => {
+                let problem = format!("{}: given up before: {}", superblock.mount_point, errno.desc());
+                tally.problems.push(problem);
+            }
+            _ => tally.connected += 1,
+        }
+    }
+    Ok(())
 }
 
 fn work(

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use autofs_cr_common::segment::{Outcome, Progress, Segment};
+use autofs_cr_common::segment::{Claim, ClaimError, Outcome, Progress, Segment};
 use nix::errno::Errno;
 
-/// How often the life of the restore is looked at: its death changes nothing in the segment.
+/// How often the life of the restore and of another fixup is looked at: their death changes nothing in the segment.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// The least time that is given: the restore's clock may be another one (in a time namespace).
@@ -47,12 +47,42 @@ impl<'a> Watch<'a> {
 
     /// Waits until something changed since `seen`, but not for long.
     pub fn wait(&self, seen: u32) -> anyhow::Result<()> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if self.is_over() {
             return Err(Errno::ETIMEDOUT).context("the restore did not make the mounts in time");
         }
+        self.pause(seen)
+    }
+
+    /// Waits for its turn to work on a master: only one fixup does at a time. None if that one has left nothing to
+    /// do; `told` is called once if there is one.
+    pub fn claim(&self, master: usize, told: impl Fn(&ClaimError)) -> anyhow::Result<Option<Claim<'a>>> {
+        let mut told = Some(told);
+        loop {
+            let seen = self.segment.wake_value();
+            // Before the look at restore, which may have ended since the last one was connected.
+            if select(self.segment, master, |progress| !progress.is_final())?.is_empty() {
+                return Ok(None);
+            }
+            self.check()?;
+            match self.segment.claim(master) {
+                Ok(claim) => return Ok(Some(claim)),
+                Err(error @ ClaimError::Claimed { .. }) if !self.is_over() => {
+                    told.take().inspect(|told| told(&error));
+                }
+                Err(error) => return Err(error.into()),
+            }
+            self.pause(seen)?;
+        }
+    }
+
+    fn pause(&self, seen: u32) -> anyhow::Result<()> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
         self.segment.wait(seen, left.min(LOOK)).context("cannot wait for the segment")?;
         Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.deadline
     }
 
     /// The deadline of a step that takes at most this long.

@@ -759,13 +759,14 @@ fn a_fixup_that_died_is_followed_by_another() -> Result<()> {
 }
 
 #[test]
-fn two_fixups_of_one_master_do_not_meet() -> Result<()> {
+fn a_fixup_waits_for_the_end_of_another_but_not_longer_than_its_timeout() -> Result<()> {
     require!(Root, Autofs, Ptrace);
     let (world, _master, owner) = pending()?;
     let other = Segment::open(&segment::Locator::Name(owner.name().clone()))?;
     let _claim = other.claim(0)?;
     let by = format!("another fixup works on master m (process {})", Pid::this());
-    world.fixup(&owner).run().assert_code(1).assert_stderr_contains(&by);
+    let finished = world.fixup(&owner).args(["--timeout", "0.3"]).run().assert_code(1);
+    finished.assert_stderr_contains(&format!("{by}: waiting for its end"));
     assert_eq!(owner.progress(0), Ok(Progress::Pending));
     Ok(())
 }

@@ -629,6 +629,38 @@ fn a_process_that_is_stopped_in_a_session_goes_on_when_it_is_continued() {
 }
 
 #[test]
+fn an_engine_that_comes_while_another_is_at_work_waits_for_its_end() {
+    let mut target = Target::start("serve", Some(libc::SYS_read));
+    let before = target.descriptors();
+    let pidfd = target.pidfd();
+    let mut first = start(&pidfd);
+    let attach = |time| {
+        let pidfd = target.pidfd();
+        // ptrace knows threads: this one is another engine.
+        std::thread::spawn(move || {
+            let deadline = Instant::now() + time;
+            Stopped::attach(pidfd.as_fd(), deadline)?.start(deadline)?.finish(deadline)
+        })
+    };
+    let refused = attach(Duration::from_millis(50)).join().unwrap().unwrap_err();
+    assert!(matches!(refused, Error::Busy { .. }), "{refused}");
+    let second = attach(PATIENCE);
+    let mut batch = Batch::new();
+    let null = File::open("/dev/null").unwrap();
+    for _ in 0..50 {
+        batch.receive(null.as_fd());
+    }
+    for _ in 0..50 {
+        first.run(&batch, deadline()).unwrap();
+    }
+    first.finish(deadline()).unwrap();
+    second.join().unwrap().unwrap();
+    byte(&mut target);
+    assert_eq!(target.line(), "result=1 handled=0 changed=");
+    assert_eq!(target.descriptors(), before);
+}
+
+#[test]
 fn a_thread_that_does_not_stop_is_named_and_everything_is_let_go() {
     // The parent of a vfork sleeps where no signal but SIGKILL reaches it.
     let mut target = Target::start("vfork", Some(libc::SYS_vfork));

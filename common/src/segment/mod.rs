@@ -395,6 +395,8 @@ impl Drop for Claim<'_> {
         claimed.remove(&self.master);
         // Unlocking a part of an open file does not fail.
         let _ = Byte::master(self.master).unlock(&self.segment.hold);
+        // Another fixup may wait for its turn.
+        self.segment.wake();
     }
 }
 

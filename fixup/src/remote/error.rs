@@ -27,6 +27,14 @@ pub enum Error {
         /// Its tracer.
         tracer: i32,
     },
+    /// Another engine has calls made in it.
+    #[error(
+        "system calls are being made in process {pid} for another autofs-fixup; run this again when that has ended"
+    )]
+    Busy {
+        /// The process.
+        pid: i32,
+    },
     /// The process is stopped by a signal.
     #[error("process {pid} is stopped; continue it with kill -CONT {pid}")]
     GroupStopped {

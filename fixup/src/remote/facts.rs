@@ -60,6 +60,17 @@ pub(super) fn mappings(pid: Pid) -> Result<Vec<Mapping>> {
         .collect()
 }
 
+/// Whether a process has begun to end: it may still hold those that it traces.
+pub(super) fn is_ending(tid: i32) -> bool {
+    /// PF_EXITING (linux/sched.h).
+    const EXITING: u64 = 4;
+    // Behind the name: state, parent, group, session, terminal, its group, flags.
+    let stat = fs::read(format!("/proc/{tid}/stat")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&stat);
+    let flags = text.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    flags.is_none_or(|flags| flags & EXITING != 0)
+}
+
 /// What /proc/PID/task/TID/status says.
 #[derive(Clone, Debug)]
 pub(super) struct Status {

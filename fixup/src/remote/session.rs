@@ -3,7 +3,8 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use autofs_cr_common::sys::ptrace as requests;
 use nix::errno::Errno;
@@ -20,6 +21,9 @@ use super::error::{Error, Result};
 use super::facts::{self, Memory};
 use super::seccomp::{Asked, Filters, Verdict};
 use super::tracees::{Stop, Tracees, pid_of, resume, wait_for_stop};
+
+/// Before a process is looked at again that another engine has just left.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// A socket must hold a whole batch.
 const SOCKET_BUFFER: usize = 512 * 1024;
@@ -39,12 +43,32 @@ impl<'fd> Stopped<'fd> {
     /// Stops every thread of the process that `pidfd` stands for, and looks for one that can run calls.
     ///
     /// # Errors
-    /// Refused are, with nothing changed: a process that is gone, traced, or stopped by a signal; a thread
+    /// Refused are, with nothing changed: a process that is gone, traced, stopped by a signal, or in which another engine
+    /// is at work until `deadline`; a thread
     /// that does not stop before `deadline`; a process without what the chain is built from (32-bit
     /// code, a shadow stack, seccomp filters that do not tolerate its calls, no thread with room on a stack of a known
     /// kind).
     pub fn attach(pidfd: BorrowedFd<'fd>, deadline: Instant) -> Result<Self> {
         let pid = pid_of(pidfd)?;
+        let mut waited_for = None;
+        loop {
+            let error = match Self::attach_once(pidfd, pid, deadline) {
+                Ok(stopped) => return Ok(stopped),
+                Err(error) => error,
+            };
+            if !passes(&error) {
+                let is_time = matches!(error, Error::Timeout { .. } | Error::Unstoppable { .. });
+                return Err(waited_for.filter(|_| is_time).unwrap_or(error));
+            }
+            if Instant::now() >= deadline {
+                return Err(error);
+            }
+            waited_for = Some(error);
+            sleep(PAUSE);
+        }
+    }
+
+    fn attach_once(pidfd: BorrowedFd<'fd>, pid: Pid, deadline: Instant) -> Result<Self> {
         let tracees = Tracees::attach(pid, deadline)?;
         // The number could have been given to another process before its threads were seized.
         if pid_of(pidfd)? != pid {
@@ -52,6 +76,11 @@ impl<'fd> Stopped<'fd> {
         }
         let mappings = facts::mappings(pid)?;
         let gadgets = Gadgets::find(pid, &mappings)?;
+        for tid in tracees.threads() {
+            if gadgets.runs_chain(pid, tid)? {
+                return Err(Error::Busy { pid: pid.as_raw() });
+            }
+        }
         let spot = choose(pid, &tracees, &mappings)?;
         Ok(Self { pidfd, pid, tracees, spot, gadgets })
     }
@@ -137,6 +166,16 @@ impl<'fd> Stopped<'fd> {
         // Needs CAP_NET_ADMIN; without it the usual size has to do.
         let _ = setsockopt(&socket, sockopt::SndBufForce, &SOCKET_BUFFER);
         Ok((socket, theirs))
+    }
+}
+
+/// Whether this is soon over: what another engine leaves for a moment when it is killed. Its chain still runs to its end, and
+/// the kernel lets go of the threads only after it has let go of its claim.
+fn passes(error: &Error) -> bool {
+    match error {
+        Error::Busy { .. } => true,
+        Error::Traced { tracer, .. } => facts::is_ending(*tracer),
+        _ => false,
     }
 }
 

@@ -30,6 +30,10 @@ impl Gadgets {
     pub fn find(_: Pid, _: &[Mapping]) -> Result<Self> {
         Err(Error::Architecture)
     }
+
+    pub fn runs_chain(self, _: Pid, _: Pid) -> Result<bool> {
+        Err(Error::Architecture)
+    }
 }
 
 /// There is no value of this type.

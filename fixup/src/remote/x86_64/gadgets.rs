@@ -1,9 +1,11 @@
 //! The pieces of the process's own code that the chain is made of.
 
+use autofs_cr_common::sys::ptrace as requests;
 use nix::unistd::Pid;
 
 use super::super::error::{Error, Result};
 use super::super::facts::{Mapping, Memory};
+use super::get_registers;
 
 /// `mov $15, %rax; syscall` and `mov $15, %eax; syscall`: what a signal handler returns to.
 const SIGRETURN_CODE: [&[u8]; 2] =
@@ -36,6 +38,31 @@ impl Gadgets {
         }
         let missing = if syscall_ret.is_none() { "syscall; ret" } else { "a call of rt_sigreturn" };
         Err(unsuitable(pid, format!("its code has no place that does `{missing}`")))
+    }
+}
+
+impl Gadgets {
+    /// Whether a stopped thread is inside a chain that another engine has started: then it blocks all signals, is at one of
+    /// these places, and its stack pointer is at the next link, or behind the beginning of this one. A thread
+    /// that returns from a handler of a signal can look the same for an instant.
+    pub fn runs_chain(self, pid: Pid, tid: Pid) -> Result<bool> {
+        /// SIGKILL and SIGSTOP cannot be blocked.
+        const ALL_SIGNALS: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
+        let call = |operation, error| Error::call(operation, tid.as_raw(), error);
+        let mask = requests::getsigmask(tid).map_err(|error| call("ptrace getsigmask", error))?;
+        if mask & ALL_SIGNALS != ALL_SIGNALS {
+            return Ok(false);
+        }
+        let registers = get_registers(tid)?;
+        let is_near = |place: u64, length: usize| (place..=place + length as u64).contains(&registers.rip);
+        if !is_near(self.syscall_ret, SYSCALL_RET_CODE.len())
+            && !is_near(self.sigreturn, SIGRETURN_CODE[0].len())
+        {
+            return Ok(false);
+        }
+        let mut words = [0; 16];
+        let read = Memory(pid).read(registers.rsp.wrapping_sub(8), &mut words);
+        Ok(read.is_ok() && words.chunks(8).any(|word| word == self.sigreturn.to_ne_bytes()))
     }
 }
 
