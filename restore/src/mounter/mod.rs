@@ -12,6 +12,7 @@
 //! It is killed when it says nothing for long, as it may be blocked on an autofs mount.
 
 pub mod fresh;
+mod late;
 mod launch;
 mod made;
 mod make;

@@ -93,10 +93,7 @@ impl Root {
         if !self.directories.contains_key(parent) {
             let directory =
                 self.look_up(parent, OFlags::DIRECTORY).map_err(|source| explain(path, source))?;
-            if self.directories.len() >= MOST_DIRECTORIES {
-                self.directories.clear();
-            }
-            self.directories.insert(parent.to_owned(), directory);
+            self.remember(parent, directory);
         }
         Ok((self.directories[parent].as_fd(), name))
     }
@@ -110,6 +107,25 @@ impl Root {
             None => self.look_up(parent, OFlags::DIRECTORY)?,
         };
         Ok((directory, name))
+    }
+
+    /// Has the next mount at `path` go into this directory, wherever that is then: it takes the place of one that was in it.
+    pub fn keep_parent(&mut self, path: &TextPath, directory: OwnedFd) {
+        if let Some(parent) = path.parent() {
+            self.remember(parent, directory);
+        }
+    }
+
+    /// Lets go of what is open below a mount, which keeps that busy.
+    pub fn forget_below(&mut self, mount_point: &TextPath) {
+        self.directories.retain(|path, _| !path.starts_with(mount_point as &Path));
+    }
+
+    fn remember(&mut self, path: &Path, directory: OwnedFd) {
+        if self.directories.len() >= MOST_DIRECTORIES {
+            self.directories.clear();
+        }
+        self.directories.insert(path.to_owned(), directory);
     }
 
     /// The top mount at `path`, if it has this id.

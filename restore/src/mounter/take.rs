@@ -71,9 +71,6 @@ impl Cover {
     }
 }
 
-/// How often something may be mounted on a mount while that is taken away.
-const TRIES: usize = 8;
-
 /// How long a mount may be busy that nobody can get at any more.
 const PATIENCE: Duration = Duration::from_millis(50);
 
@@ -99,8 +96,15 @@ impl Mounter<'_> {
             self.taken.entry(item).or_default().roots.push(root);
             bail!(what);
         }
-        let site = match Site::find(&self.root, &root.mount_point, root.top()?) {
-            Ok(site) => site.of(root.id),
+        self.root.forget_below(&root.mount_point);
+        let found = Site::find(&self.root, &root.mount_point, root.top()?)
+            .and_then(|site| Ok((site.directory()?, site.of(root.id))));
+        let site = match found {
+            Ok((directory, site)) => {
+                // The new one has to go where this one was, also when that is renamed meanwhile.
+                self.root.keep_parent(&root.mount_point, directory);
+                site
+            }
             Err(error) => {
                 self.taken.entry(item).or_default().roots.push(root);
                 return Err(error).context("cannot unmount it");
@@ -155,29 +159,6 @@ impl Mounter<'_> {
         Ok(None)
     }
 
-    /// Parks what was mounted on top of a mount since it was looked at.
-    fn park_late_content(
-        &mut self,
-        item: usize,
-        mount_point: &TextPath,
-        id: u64,
-        is_shared: bool,
-    ) -> anyhow::Result<()> {
-        for _ in 0..TRIES {
-            let (top, top_id) = self.root.top(mount_point).context("cannot look at its mount point")?;
-            if top_id == id {
-                return Ok(());
-            }
-            if is_shared {
-                // Copies of it would stay in other namespaces, which the plan did not see.
-                bail!("something was mounted on it just now: try again");
-            }
-            self.prepare_parking(item, mount_point)?;
-            self.store(item, top, mount_point)?;
-        }
-        bail!("something is mounted on it again and again")
-    }
-
     /// Moves what is mounted on the old superblock aside: from the last, as what is mounted later may be
     /// on what was mounted before.
     fn park_content(&mut self, item: usize, contents: &[Content]) -> anyhow::Result<()> {
@@ -195,7 +176,7 @@ impl Mounter<'_> {
     }
 
     /// Makes sure that mounts can be moved aside.
-    fn prepare_parking(&mut self, item: usize, mount_point: &TextPath) -> anyhow::Result<()> {
+    pub(super) fn prepare_parking(&mut self, item: usize, mount_point: &TextPath) -> anyhow::Result<()> {
         self.open_park()?;
         let roots = self.taken.get(&item).map_or(&[][..], |taken| &taken.roots);
         for root in roots.iter().filter(|root| root.is_shared) {

@@ -14,6 +14,9 @@ use rustix::process::fchdir;
 
 use super::place::{Root, mount_id_at};
 
+/// What is told when a path leads to another mount than the one that is meant.
+pub const OTHER_MOUNT: &str = "another mount is there now: a directory above it was exchanged, or something was mounted on it; try again";
+
 /// A mount by the directory that it is in. Unlike a descriptor of the mount it does not keep it busy.
 #[derive(Debug)]
 pub struct Site {
@@ -33,6 +36,11 @@ impl Site {
     /// The mount with this id that it covers, for when it is gone.
     pub fn of(self, id: u64) -> Self {
         Self { id, ..self }
+    }
+
+    /// The directory that it is in.
+    pub fn directory(&self) -> io::Result<OwnedFd> {
+        self.directory.try_clone()
     }
 
     /// Unmounts it. What is in use stays (EBUSY).
@@ -60,9 +68,7 @@ impl Site {
     fn check(&self) -> io::Result<()> {
         match mount_id_at(self.directory.as_fd(), &self.name)? == self.id {
             true => Ok(()),
-            false => Err(io::Error::other(
-                "another mount is there now: a directory above it was exchanged, or something was mounted on it; try again",
-            )),
+            false => Err(io::Error::other(OTHER_MOUNT)),
         }
     }
 }

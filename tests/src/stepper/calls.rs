@@ -8,7 +8,19 @@ pub enum Calls {
     /// Those that may change something which another process can see: what is mounted, files, descriptors of others,
     /// other processes. What is killed between two of them leaves the same behind as at the second.
     Changes,
+    /// Those that walk a path to a mount, or change one. There are as many of them on each machine.
+    Mounts,
 }
+
+/// Calls of [`Calls::Mounts`].
+const MOUNTS: &[i64] = &[
+    libc::SYS_openat2,
+    libc::SYS_open_tree,
+    libc::SYS_move_mount,
+    libc::SYS_mount_setattr,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+];
 
 /// Calls by which a process only looks, or changes its own memory and descriptors. A close is none of them: it may be
 /// the last one of a pipe or of a mount that is attached nowhere.
@@ -60,9 +72,11 @@ const LOOKS: &[i64] = &[
 impl Calls {
     /// Whether the call with this number is counted.
     pub(super) fn has(self, call: u64) -> bool {
+        let is_one_of = |calls: &[i64]| i64::try_from(call).is_ok_and(|call| calls.contains(&call));
         match self {
             Self::All => true,
-            Self::Changes => !i64::try_from(call).is_ok_and(|call| LOOKS.contains(&call)),
+            Self::Changes => !is_one_of(LOOKS),
+            Self::Mounts => is_one_of(MOUNTS),
         }
     }
 }

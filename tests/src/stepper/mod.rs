@@ -49,6 +49,11 @@ impl Point {
     pub fn change(number: u64) -> Self {
         Self { number, of: Calls::Changes }
     }
+
+    /// A system call by its number among those that walk a path to a mount, or change one.
+    pub fn mount(number: u64) -> Self {
+        Self { number, of: Calls::Mounts }
+    }
 }
 
 /// What came of it.
