@@ -4,7 +4,6 @@
 //! Without more, a sample of the points is tried; `scripts/sweep` tries all of them.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
@@ -79,7 +78,7 @@ impl Scene {
     /// The ids and places of what the master mounted, and of what restore may leave.
     fn content_now(&self) -> BTreeSet<(String, String)> {
         let mounts = self.sandbox.mountinfo();
-        let lines = mounts.lines().filter(|line| line.contains(" content ") || line.contains("autofs-cr"));
+        let lines = mounts.lines().filter(|line| line.contains(" content "));
         let field = |line: &str, at| line.split(' ').nth(at).map(str::to_owned);
         lines.filter_map(|line| Some((field(line, 0)?, field(line, 4)?))).collect()
     }
@@ -157,13 +156,8 @@ impl Scene {
             let is_named = restore.stderr.contains(path) || fixup.stderr.contains(path);
             ensure!(is_named, "{path} is catatonic and not named");
         }
-        for folder in ["/run", "/tmp", "/", "/dev/shm"] {
-            let Ok(names) = fs::read_dir(self.sandbox.outside(folder)) else { continue };
-            for name in names.flatten() {
-                let name = name.file_name();
-                ensure!(!name.to_string_lossy().contains("autofs-cr"), "{folder}: {name:?} is left");
-            }
-        }
+        let left = self.sandbox.left_behind();
+        ensure!(left.is_empty(), "{left:?} is left");
         self.sandbox.assert_nothing_blocked();
         Ok(())
     }

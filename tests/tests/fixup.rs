@@ -2,7 +2,6 @@
 //!
 //! The tests publish a segment themselves, as restore does, with superblocks that they made catatonic.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use autofs_cr_common::model::{FdFlags, MountType, Pid, TextPath};
 use autofs_cr_common::proc::Proc;
 use autofs_cr_common::segment::{self, Outcome, Owner, Plan, Progress, Segment, Superblock};
 use autofs_cr_tests::require;
+use autofs_cr_tests::sandbox::traces::Traces;
 use autofs_cr_tests::sandbox::{
     DEADLINE, Finished, Master, MasterOptions, MountReport, Report, Sandbox, TestCommand, Tool, TouchError,
     program,
@@ -209,90 +209,6 @@ fn assert_connected(owner: &Owner) {
     for index in 0..owner.superblocks().len() {
         assert_eq!(owner.progress(index), Ok(Progress::Connected), "superblock {index}");
     }
-}
-
-/// What must be the same before and after: descriptors, signals, and what each thread is blocked in.
-#[derive(Debug, PartialEq, Eq)]
-struct Traces {
-    descriptors: BTreeMap<String, String>,
-    signals: BTreeMap<String, String>,
-    blocked_in: BTreeMap<String, String>,
-}
-
-impl Traces {
-    fn of(pid: Pid) -> Result<Self> {
-        let directory = PathBuf::from(format!("/proc/{pid}"));
-        let mut descriptors = BTreeMap::new();
-        for entry in std::fs::read_dir(directory.join("fd"))? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let info = std::fs::read_to_string(directory.join("fdinfo").join(&name))?;
-            let flags = info.lines().find(|line| line.starts_with("flags:")).unwrap_or_default();
-            descriptors.insert(name, format!("{} {flags}", std::fs::read_link(entry.path())?.display()));
-        }
-        let mut signals = BTreeMap::new();
-        let mut blocked_in = BTreeMap::new();
-        for entry in std::fs::read_dir(directory.join("task"))? {
-            let path = entry?.path();
-            let thread = path.display().to_string();
-            let status = std::fs::read_to_string(path.join("status"))?;
-            let lines = status.lines().filter(|line| {
-                ["SigPnd", "SigBlk", "SigIgn", "SigCgt", "TracerPid"]
-                    .iter()
-                    .any(|name| line.starts_with(name))
-            });
-            signals.insert(thread.clone(), lines.collect::<Vec<_>>().join(" "));
-            blocked_in.insert(thread, system_call(&path)?);
-        }
-        Ok(Self { descriptors, signals, blocked_in })
-    }
-
-    /// When every thread is blocked, as after a while.
-    fn at_rest(pid: Pid) -> Result<Self> {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let traces = Self::of(pid)?;
-            let at_rest = traces.blocked_in.values().all(|call| call != "running");
-            if at_rest || Instant::now() > deadline {
-                return Ok(traces);
-            }
-            std::thread::yield_now();
-        }
-    }
-
-    /// Fails unless the process soon is as it was: after the end of a fixup it still needs an instant.
-    fn assert_left_by(&self, pid: Pid) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(5);
-        loop {
-            let now = Self::of(pid)?;
-            if now == *self {
-                return Ok(());
-            }
-            assert!(Instant::now() < deadline, "it is not as it was: {:#?}", self.differences(&now));
-            std::thread::yield_now();
-        }
-    }
-
-    /// What was, and what is.
-    fn differences<'a>(&'a self, now: &'a Self) -> Vec<(&'a String, Option<&'a String>, Option<&'a String>)> {
-        let pairs = [
-            (&self.descriptors, &now.descriptors),
-            (&self.signals, &now.signals),
-            (&self.blocked_in, &now.blocked_in),
-        ];
-        let all = pairs.into_iter().flat_map(|(before, after)| {
-            let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-            keys.into_iter().map(|key| (key, before.get(key), after.get(key)))
-        });
-        all.filter(|(_, before, after)| before != after).collect()
-    }
-}
-
-/// The system call that a thread is blocked in: its arguments, stack pointer and instruction pointer. The
-/// number is left out, as a call with a timeout that was interrupted goes on as restart_syscall(2).
-fn system_call(task: &Path) -> Result<String> {
-    let text = std::fs::read_to_string(task.join("syscall"))?;
-    Ok(text.trim().split_once(' ').map_or(text.trim(), |(_, rest)| rest).to_owned())
 }
 
 /// A master is cut off, the fixup connects it, and nothing but that shows.

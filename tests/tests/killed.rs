@@ -85,7 +85,7 @@ impl Scene {
     /// The ids and places of what is mounted by masters, or left by restore.
     fn mounted_content(&self) -> Vec<(String, String)> {
         let mounts = self.sandbox.mountinfo();
-        let lines = mounts.lines().filter(|line| line.contains(" content ") || line.contains("autofs-cr"));
+        let lines = mounts.lines().filter(|line| line.contains(" content "));
         let field = |line: &str, at| line.split(' ').nth(at).map(str::to_owned);
         lines.filter_map(|line| Some((field(line, 0)?, field(line, 4)?))).collect()
     }
@@ -152,13 +152,8 @@ impl Scene {
         ensure!(lasting(&now) == lasting(&self.image), "not as in the image: {now}\nbut: {}", self.image);
         let content = self.mounted_content();
         ensure!(content == self.content, "content is {content:?} and was {:?}", self.content);
-        for folder in ["/run", "/tmp", "/", "/dev/shm"] {
-            let Ok(names) = fs::read_dir(self.sandbox.outside(folder)) else { continue };
-            for name in names.flatten() {
-                let name = name.file_name();
-                ensure!(!name.to_string_lossy().contains("autofs-cr"), "{folder}: {name:?} is left");
-            }
-        }
+        let left = self.sandbox.left_behind();
+        ensure!(left.is_empty(), "{left:?} is left");
         Ok(())
     }
 

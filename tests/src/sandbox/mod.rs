@@ -5,11 +5,13 @@
 mod blocked;
 pub mod images;
 mod inside;
+mod left;
 mod link;
 mod masters;
 mod process;
 mod tool;
 mod touch;
+pub mod traces;
 mod world;
 
 pub use blocked::{Blocked, assert_no_leaks, blocked_in_autofs, wait_until_blocked};
