@@ -244,6 +244,7 @@ fn it_is_moved_to_fresh_namespaces() -> Result<()> {
         cat /ind/a/file /ind/b/file /dir/a/file || exit 91
         ls /dir/m/sub1 /ind/m/sub >/dev/null || exit 92
         /opt/autofs-inspect --check || exit 93
+        ! grep autofs-cr /proc/self/mountinfo || exit 94
         exit 42";
     let restore = Tool::restore().inside(&sandbox).args(["--init", "--root"]).arg(&root).stdin(image);
     let restored = restore.args(["--", "sh", "-c", script]).run();

@@ -254,10 +254,7 @@ impl<'a> Mounter<'a> {
                     Ok(Answer::Undone(shortened(self.undo(&unconnected))))
                 }
                 Order::Finish => Ok(Answer::Finished(shortened(self.finish()))),
-                Order::Launch => match launch {
-                    Some(launch) => launch.exec(self.umask).map(|never| match never {}),
-                    None => Err(anyhow::anyhow!("there is nothing to launch")),
-                },
+                Order::Launch => self.launch(launch),
             };
             let answer = answer.unwrap_or_else(|error| Answer::Failed(power::explain(&error)));
             self.channel.send(&(number, answer), &[])?;
@@ -265,6 +262,15 @@ impl<'a> Mounter<'a> {
                 return Ok(());
             }
         }
+    }
+
+    /// Becomes the init of the fresh namespace, in which nothing is left but what it made for that.
+    fn launch(&mut self, launch: Option<&Launch>) -> anyhow::Result<Answer> {
+        let launch = launch.context("there is nothing to launch")?;
+        // Where this fails, the namespace goes with all that is in it: nothing has to be undone.
+        let problems = self.finish();
+        anyhow::ensure!(problems.is_empty(), problems.join("; "));
+        launch.exec(self.umask).map(|never| match never {})
     }
 
     /// Makes groups. Whatever instant it is killed at, the work place tells the next restore what to do: see
