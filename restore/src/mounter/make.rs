@@ -103,10 +103,7 @@ impl Mounter<'_> {
             self.device.make_catatonic(root.as_fd()).context("cannot make it catatonic")?;
         }
         drop(root);
-        if action == Action::Connect {
-            return self.attach_with_content(item, &whole);
-        }
-        self.attach_all(item, &whole)
+        self.attach_mounts(item, &whole)
     }
 
     /// Sets the timeout of a superblock that is adopted.
@@ -123,30 +120,39 @@ impl Mounter<'_> {
         Ok(())
     }
 
-    /// Attaches the mount of a superblock that is connected already: beneath a cover, until what is parked for it is on it
-    /// too, as who asks before that comes has the master mount it once more.
-    fn attach_with_content(&mut self, item: usize, whole: &OwnedFd) -> anyhow::Result<()> {
-        let has_content = self.taken.get(&item).is_some_and(|taken| !taken.parked.is_empty());
+    /// Covers the place of an item until what is parked for it is on its new superblock: who asks before that comes has the
+    /// master mount it once more, and who watches the table of mounts, as systemd does, sees that something is
+    /// mounted there.
+    pub(super) fn cover_place(&mut self, item: usize) -> anyhow::Result<()> {
         // What is on which of several mounts is found when they are there.
-        let [index] = *self.plan.items[item].mounts else { return self.attach_all(item, whole) };
-        if !has_content {
-            return self.attach_all(item, whole);
+        let [index] = *self.plan.items[item].mounts else { return Ok(()) };
+        if !self.taken.get(&item).is_some_and(Taken::has_content) {
+            return Ok(());
         }
         let mount = &self.plan.image.mounts[index];
         let cover = self.open_park()?.cover().context("cannot make a cover")?;
         self.place_of(index, mount)?.attach(&cover).context("cannot cover its place")?;
-        let attached = self.attach_at(index, whole.try_clone()?, Some(&cover));
-        let is_made = self.made.contains(index);
         if let Some(taken) = self.taken.get_mut(&item) {
             taken.place_cover = Some((cover, mount.mount_point.clone()));
         }
-        if is_made {
+        Ok(())
+    }
+
+    /// Attaches the mounts of an item: beneath the cover of its place, if there is one.
+    fn attach_mounts(&mut self, item: usize, whole: &OwnedFd) -> anyhow::Result<()> {
+        let cover = self.taken.get_mut(&item).and_then(|taken| taken.place_cover.take());
+        let ([index], Some((cover, mount_point))) = (&*self.plan.items[item].mounts, cover) else {
+            return self.attach_all(item, whole);
+        };
+        let attached = self.attach_at(*index, whole.try_clone()?, Some(&cover));
+        if self.made.contains(*index) {
+            if let Some(taken) = self.taken.get_mut(&item) {
+                taken.place_cover = Some((cover, mount_point));
+            }
             return attached;
         }
         // Not beneath another mount before Linux 6.5.
-        if let Some((cover, _)) = self.taken.get_mut(&item).and_then(|taken| taken.place_cover.take()) {
-            uncover(cover).context("cannot uncover its place")?;
-        }
+        uncover(cover).context("cannot uncover its place")?;
         self.attach_all(item, whole)
     }
 

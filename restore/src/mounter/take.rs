@@ -85,7 +85,8 @@ impl Mounter<'_> {
             let root = self.taken.get_mut(&item).and_then(|taken| taken.roots.pop());
             root.map_or(Ok(()), |root| self.unmount_old(item, root))?;
         }
-        Ok(())
+        // At once: until then the place is bare.
+        self.cover_place(item)
     }
 
     /// Unmounts one of its mounts. Not lazily: what is in use would live on and keep the device number, and
