@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, ensure};
 use autofs_cr_tests::guard::alone;
 use autofs_cr_tests::require;
+use autofs_cr_tests::sandbox::delegated::Delegated;
 use autofs_cr_tests::sandbox::images::{dump, make_catatonic};
-use autofs_cr_tests::sandbox::{End, Finished, Master, MasterOptions, Sandbox, program};
+use autofs_cr_tests::sandbox::{End, Finished, Master, MasterOptions, Running, Sandbox, Tool, program};
 use autofs_cr_tests::stepper::{Point, Step, step, sweep};
 use nix::sys::signal::Signal;
 
@@ -48,6 +49,8 @@ struct Plan {
 struct Scene {
     sandbox: Sandbox,
     master: Option<Master>,
+    /// The process group of a mount that the master only reads for.
+    _group: Option<Running>,
     image: String,
     content: BTreeSet<(String, String)>,
     catatonic: BTreeSet<String>,
@@ -64,15 +67,23 @@ impl Scene {
         if plan.cut_off {
             make_catatonic(&sandbox, &image);
         }
-        let mut scene = Self {
-            sandbox,
-            master: Some(master),
-            image,
-            content: BTreeSet::new(),
-            catatonic: BTreeSet::new(),
-        };
+        Ok(Self::of(sandbox, master, None, image))
+    }
+
+    /// The master only reads the pipe of a mount of another process group, with content on it.
+    fn delegated() -> Result<Self> {
+        let sandbox = Sandbox::builder().fresh_root().shm().build()?;
+        let mut master = sandbox.master(like_systemd())?;
+        let Delegated { place, group } = Delegated::start(&sandbox, &mut master, true)?;
+        let image = Tool::dump().target(&sandbox).arg(place).run().assert_success().stdout;
+        Ok(Self::of(sandbox, master, Some(group), image))
+    }
+
+    fn of(sandbox: Sandbox, master: Master, group: Option<Running>, image: String) -> Self {
+        let (content, catatonic) = (BTreeSet::new(), BTreeSet::new());
+        let mut scene = Self { sandbox, master: Some(master), _group: group, image, content, catatonic };
         (scene.content, scene.catatonic) = (scene.content_now(), scene.catatonic_now());
-        Ok(scene)
+        scene
     }
 
     /// The ids and places of what the master mounted, and of what restore may leave.
@@ -176,6 +187,7 @@ const REASONS: &[&str] = &[
     NOT_THERE_YET,
     "ended by signal 15",
     "its process group 2 is not there",
+    "can only be made anew while both live",
     // The other tool says why.
     "the restore that made this segment has failed",
     "did the stage before fail",
@@ -194,6 +206,21 @@ fn told((restore, fixup): &(Finished, Finished)) -> String {
 /// Kills the master at one point after the other, each in a world of its own.
 fn sweep_deaths(name: &str, plan: &Plan) -> Result<()> {
     sweep(name, SAMPLE, || Ok(()), |(), point| Scene::new(plan)?.round(plan, point))
+}
+
+#[test]
+fn the_only_reader_of_a_delegated_mount_dies_while_it_is_replaced() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    let plan = Plan {
+        master: like_systemd(),
+        content: &[],
+        cut_off: false,
+        restore: &["--replace"],
+        by_pid: false,
+        held: Held::Restore,
+    };
+    sweep("delegated, restore", SAMPLE, || Ok(()), |(), point| Scene::delegated()?.round(&plan, point))
 }
 
 fn like_systemd() -> MasterOptions {

@@ -10,6 +10,7 @@ use autofs_cr_common::doc::Stage;
 use autofs_cr_common::model::State;
 use autofs_cr_tests::guard::alone;
 use autofs_cr_tests::require;
+use autofs_cr_tests::sandbox::delegated::Delegated;
 use autofs_cr_tests::sandbox::images::{dump, lasting, make_catatonic, read_image as read, start_restore};
 use autofs_cr_tests::sandbox::{
     DEADLINE, Finished, Master, MasterOptions, Running, Sandbox, TestCommand, Tool, program,
@@ -797,19 +798,8 @@ fn a_delegated_mount_is_made_anew_with_its_group_and_never_adopted() -> Result<(
     let _alone = alone();
     let sandbox = Sandbox::new()?;
     let mut reader = sandbox.master(MasterOptions::new().direct("own"))?;
-    let mut group = sandbox.command("sleep").arg("1000").spawn();
+    let Delegated { place, mut group } = Delegated::start(&sandbox, &mut reader, false)?;
     let leader = group.process().pid_inside()?;
-    let place = sandbox.mkdir("d")?.display().to_string();
-    let read_fd = reader.report()?.mounts[0].read_fd;
-    let words = [
-        "mount",
-        &place,
-        "direct",
-        &reader.pid_inside().to_string(),
-        &read_fd.to_string(),
-        &leader.to_string(),
-    ];
-    sandbox.command(program("autofs-probe")).args(words).run().assert_success();
     let image = Tool::dump().target(&sandbox).arg(&place).run().assert_success().stdout;
     let superblock = read(&image).superblocks.remove(0);
     assert_eq!((superblock.state, superblock.pgrp), (State::Delegated, Some(leader)));

@@ -3,6 +3,7 @@
 //! dropping a value ends what it started.
 
 mod blocked;
+pub mod delegated;
 pub mod images;
 mod inside;
 mod left;
