@@ -104,7 +104,7 @@ impl Events {
         thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || run(&|event| sender.send(event).is_ok()))
-            .with_context(|| format!("cannot start the thread that waits for {name}"))?;
+            .with_context(|| format!("cannot start the thread that waits for {name} (with too little memory, RLIMIT_AS, or too many threads, RLIMIT_NPROC)"))?;
         Ok(())
     }
 }

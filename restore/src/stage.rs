@@ -44,8 +44,8 @@ pub fn publish(plan: &Plan, masters: &Masters, timeout: Duration) -> anyhow::Res
     let of = |master: &Master| controls.get(&*master.id).map_or(&[][..], Vec::as_slice);
     let described = plan.image.masters.iter().map(|master| describe(master, masters, of(master))).collect();
     let published = segment::Plan { coordinator, timeout, masters: described, superblocks };
-    let segment = Segment::create(&published).context("cannot make the segment in shared memory")?;
-    let watch = Segment::open(&Locator::Name(segment.name().clone())).context("cannot open the segment")?;
+    let segment = Segment::create(&published)?;
+    let watch = Segment::open(&Locator::Name(segment.name().clone()))?;
     Ok(Some(Published { segment, watch: Arc::new(watch), items }))
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::layout::LayoutError;
+use super::locator::FOLDER;
 use super::progress::{Outcome, Progress};
 use crate::model::Pid;
 
@@ -10,10 +11,8 @@ use crate::model::Pid;
 #[derive(Debug, thiserror::Error)]
 pub enum SegmentError {
     /// It cannot be made.
-    #[error("cannot make the segment {name}: {source}")]
+    #[error("cannot make a segment in {FOLDER}, which has to be a tmpfs that can be written to and has room")]
     Create {
-        /// Its name.
-        name: String,
         /// The cause.
         source: io::Error,
     },
@@ -21,7 +20,7 @@ pub enum SegmentError {
     #[error("cannot publish the plan: {0}")]
     Plan(LayoutError),
     /// It cannot be opened.
-    #[error("cannot open the segment {locator}: {source}")]
+    #[error("cannot open the segment {locator}")]
     Open {
         /// Where it should be.
         locator: String,
@@ -37,7 +36,7 @@ pub enum SegmentError {
         cause: String,
     },
     /// Its bytes are wrong.
-    #[error("the segment {locator} is not valid: {source}")]
+    #[error("the segment {locator} is not valid")]
     Layout {
         /// Where it is.
         locator: String,
@@ -100,7 +99,7 @@ pub enum ClaimError {
         by: Option<Pid>,
     },
     /// The lock cannot be taken.
-    #[error("cannot lock master {id} in the segment: {source}")]
+    #[error("cannot lock master {id} in the segment")]
     Lock {
         /// The id of the master.
         id: String,

@@ -87,8 +87,8 @@ impl Segment {
     pub fn create(plan: &Plan) -> Result<Owner, SegmentError> {
         let deadline = now().saturating_add(plan.timeout);
         let bytes = layout::encode(plan, deadline).map_err(SegmentError::Plan)?;
-        let name = Name::random().map_err(|source| SegmentError::Create { name: String::new(), source })?;
-        let failed = |source| SegmentError::Create { name: name.to_string(), source };
+        let failed = |source| SegmentError::Create { source };
+        let name = Name::random().map_err(failed)?;
         let file = Name::unnamed().map_err(failed)?;
         file::fill(&file, &bytes).map_err(failed)?;
         let segment = Self::open(&Locator::of(&file))?.hold_as_coordinator().map_err(failed)?;

@@ -72,11 +72,16 @@ fn try_out(world: &World, process: &Process) -> Ability {
             // Perhaps by another fixup, which soon lets go of it. There is no event to wait for.
             Err(Error::Traced { .. }) if Instant::now() < patience => sleep(Duration::from_millis(5)),
             Err(error @ (Error::Traced { .. } | Error::GroupStopped { .. } | Error::Frozen { .. })) => {
-                return Ability::Held(error.to_string());
+                return Ability::Held(whole(error));
             }
-            Err(error) => return Ability::Unable(error.to_string()),
+            Err(error) => return Ability::Unable(whole(error)),
         }
     }
+}
+
+/// An error with its causes.
+fn whole(error: Error) -> String {
+    format!("{:#}", anyhow::Error::from(error))
 }
 
 /// Has a process open mounts.

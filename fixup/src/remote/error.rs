@@ -128,7 +128,7 @@ pub enum Error {
         call: &'static str,
     },
     /// The socket pair of the chain could not be made inside the process.
-    #[error("process {pid} cannot make a socket pair: {source}")]
+    #[error("process {pid} cannot make a socket pair")]
     SocketPair {
         /// The process.
         pid: i32,
@@ -150,7 +150,7 @@ pub enum Error {
         what: &'static str,
     },
     /// A system call of this process failed.
-    #[error("{operation} (thread {tid}): {source}")]
+    #[error("{operation} (thread {tid})")]
     Call {
         /// Which call.
         operation: &'static str,
@@ -160,7 +160,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Something in /proc could not be read, or made no sense.
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     Proc {
         /// The file.
         path: String,

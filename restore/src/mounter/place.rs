@@ -24,7 +24,7 @@ pub enum PlaceError {
     Covered(TextPath),
     #[error("the image has {0} on top of another mount, and nothing is mounted there")]
     Bare(TextPath),
-    #[error("cannot reach mount point {path}: {source}")]
+    #[error("cannot reach mount point {path}")]
     Io { path: TextPath, source: io::Error },
 }
 
