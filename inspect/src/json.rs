@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use autofs_cr_common::doc::report::Life;
 use serde::{Serialize, Serializer};
 
 use crate::columns::{Column, Settings};
@@ -9,8 +10,9 @@ use crate::value::Value;
 use crate::view::{Row, View};
 use crate::waiting::Waiting;
 
-/// Writes `{"mounts": [...], "waiting": [...], "hidden": [...]}`: an object for each mount, whose keys are the names of the
-/// columns in small letters; one for each thread that waits; and what could not be seen.
+/// Writes `{"mounts": [...], "waiting": [...], "unfinished": [...], "hidden": [...]}`: an object for each mount, whose keys are
+/// the names of the columns in small letters; one for each thread that waits; one for each restore that has not come to its
+/// end; and what could not be seen.
 pub fn write(
     view: &View<'_>,
     columns: &[&Column],
@@ -20,7 +22,14 @@ pub fn write(
     let keyed: Vec<_> = columns.iter().map(|column| (column.name.to_ascii_lowercase(), *column)).collect();
     let mounts = view.rows().map(|row| Object { row, columns: &keyed, settings }).collect();
     let waiting = view.waits.iter().map(Thread).collect();
-    serde_json::to_writer_pretty(&mut *out, &Document { mounts, waiting, hidden: &view.report.hidden })?;
+    let unfinished = view.unfinished().map(|(namespace, unfinished)| Restore {
+        namespace: namespace.id,
+        work_place: Value::Path(&unfinished.work_place),
+        restore: unfinished.restore,
+    });
+    let unfinished = unfinished.collect();
+    let document = Document { mounts, waiting, unfinished, hidden: &view.report.hidden };
+    serde_json::to_writer_pretty(&mut *out, &document)?;
     writeln!(out)
 }
 
@@ -28,7 +37,17 @@ pub fn write(
 struct Document<'a> {
     mounts: Vec<Object<'a>>,
     waiting: Vec<Thread<'a>>,
+    unfinished: Vec<Restore<'a>>,
     hidden: &'a [String],
+}
+
+/// A restore that has not come to its end.
+#[derive(Serialize)]
+struct Restore<'a> {
+    /// The mount namespace that it is in.
+    namespace: u64,
+    work_place: Value<'a>,
+    restore: Life,
 }
 
 /// A mount.

@@ -4,7 +4,7 @@
 
 use std::io::{self, Write};
 
-use autofs_cr_common::doc::report::{CopyFault, RequestKind};
+use autofs_cr_common::doc::report::{CopyFault, Life, RequestKind};
 use autofs_cr_common::model::State;
 
 use crate::columns::Settings;
@@ -39,7 +39,7 @@ pub fn write(view: &View<'_>, settings: &Settings, out: &mut impl Write) -> io::
     writeln!(out, "# EOF")
 }
 
-fn metrics(view: &View<'_>, settings: &Settings) -> [Metric; 9] {
+fn metrics(view: &View<'_>, settings: &Settings) -> [Metric; 10] {
     let report = view.report;
     let oldest = waiting::longest(&view.waits).map_or(0, |span| span.seconds() as usize);
     [
@@ -67,6 +67,11 @@ fn metrics(view: &View<'_>, settings: &Settings) -> [Metric; 9] {
             "Processes whose requests fail, as the master cannot see them.",
             report.strangers.len(),
         ),
+        Metric {
+            name: "unfinished_restores",
+            help: "Mount namespaces with a restore that has not come to its end, by what is known of it.",
+            samples: unfinished(view),
+        },
         single("not_visible", "Kinds of things that could not be seen; 0 if all was.", report.hidden.len()),
     ]
 }
@@ -105,6 +110,15 @@ fn waits(view: &View<'_>) -> Vec<Sample> {
     let samples = Outlook::ALL.map(|outlook| Sample {
         label: Some(("outlook", outlook)),
         value: view.waits.iter().filter(|waiting| waiting.outlook.as_str() == outlook).count(),
+    });
+    samples.into()
+}
+
+fn unfinished(view: &View<'_>) -> Vec<Sample> {
+    let lives: Vec<Life> = view.unfinished().map(|(_, unfinished)| unfinished.restore).collect();
+    let samples = Life::ALL.map(|life| Sample {
+        label: Some(("restore", life.as_str())),
+        value: lives.iter().filter(|other| **other == life).count(),
     });
     samples.into()
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use autofs_cr_common::doc::Report;
 use autofs_cr_common::doc::report::{
-    Content, Mount, Namespace, PipeEnd, Process, Request, Stranger, Superblock,
+    Content, Mount, Namespace, PipeEnd, Process, Request, Stranger, Superblock, Unfinished,
 };
 use autofs_cr_common::model::{Device, Pid};
 
@@ -73,6 +73,14 @@ impl<'a> View<'a> {
         self.report.mounts.iter().filter_map(|mount| {
             Some(Row { view: self, mount, superblock: self.report.superblock(mount.device)? })
         })
+    }
+
+    /// The restores that have not come to their end, with the namespaces that they are in.
+    pub fn unfinished(&self) -> impl Iterator<Item = (&'a Namespace, &'a Unfinished)> {
+        self.report
+            .namespaces
+            .iter()
+            .filter_map(|namespace| Some((namespace, namespace.unfinished.as_ref()?)))
     }
 
     /// A namespace of the report.

@@ -102,6 +102,20 @@ pub enum Life {
     Unknown,
 }
 
+impl Life {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::AtWork, Self::Killed, Self::Unknown];
+
+    /// As in the report.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AtWork => "at_work",
+            Self::Killed => "killed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// A process that has to do with an autofs mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(any(test, feature = "fuzzing"), derive(arbitrary::Arbitrary))]
