@@ -3,6 +3,7 @@
 
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -16,6 +17,12 @@ use crate::before::Before;
 
 /// The file in a work place that says what was there before.
 pub const BEFORE: &str = "before";
+
+/// The link in a work place that says at which place mounts were changed last without moving any into the work place.
+pub const AT_WORK: &str = "at-work";
+
+/// How the names of the copies of mounts in a work place begin.
+pub const COPY: &str = "copy-";
 
 /// How long a restore that was killed may take to be gone, with its children.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -32,6 +39,8 @@ pub struct Parking {
     pub mounts: Vec<Parked>,
     /// What covers superblocks whose content is parked.
     pub covers: Vec<Cover>,
+    /// The copies of mounts there.
+    pub copies: Vec<TextPath>,
     /// The autofs mounts there that keep pipes open.
     pub pipes: Vec<TextPath>,
     /// What was there before that restore.
@@ -58,6 +67,13 @@ pub struct Parked {
     pub mount_point: TextPath,
     /// Where it was.
     pub was_at: TextPath,
+}
+
+impl Parked {
+    /// Whether it was not moved: only the superblock that it was on was taken away.
+    pub fn is_in_place(&self) -> bool {
+        self.mount_point == self.was_at
+    }
 }
 
 /// Looks for work places in the mount namespace of a process. That of a restore which is at work is an error.
@@ -93,13 +109,19 @@ fn examine(
 ) -> anyhow::Result<Parking> {
     let mount_point = path(place.mount_point);
     let here = lines.iter().filter(|line| line.parent == place.id);
-    let (pipes, parked): (Vec<&mountinfo::Line<'_>>, Vec<_>) = here.partition(|line| line.is_autofs());
+    let (copies, here): (Vec<&mountinfo::Line<'_>>, Vec<_>) = here.partition(|line| is_copy(line));
+    let (pipes, parked): (Vec<&mountinfo::Line<'_>>, Vec<_>) =
+        here.into_iter().partition(|line| line.is_autofs());
     let mounts = parked.iter().map(|line| parked_mount(target, line.id, path(line.mount_point)));
-    let covers = lines.iter().filter(|line| is_cover(line) && line.device == place.device);
+    let mounts = mounts.chain(place_at_work(target, &mount_point)?.and_then(|at| alone(lines, at)).map(Ok));
+    let is_copied = |line: &mountinfo::Line<'_>| copies.iter().any(|copy| copy.id == line.parent);
+    let covers =
+        lines.iter().filter(|line| is_cover(line) && line.device == place.device && !is_copied(line));
     let text = read(target, &inside(&mount_point, BEFORE))?.unwrap_or_default();
     Ok(Parking {
         mounts: mounts.collect::<io::Result<_>>()?,
         covers: covers.map(|line| cover(lines, line)).collect(),
+        copies: copies.iter().map(|line| path(line.mount_point)).collect(),
         pipes: pipes.iter().map(|line| path(line.mount_point)).collect(),
         before: Before::read(&String::from_utf8_lossy(&text))?,
         mount_point,
@@ -119,6 +141,27 @@ fn wait_for_end(proc: &Proc, place: &mountinfo::Line<'_>) -> anyhow::Result<()> 
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
+}
+
+fn is_copy(line: &mountinfo::Line<'_>) -> bool {
+    path(line.mount_point).file_name().is_some_and(|name| name.as_bytes().starts_with(COPY.as_bytes()))
+}
+
+/// The place at which mounts were changed last.
+fn place_at_work(target: &Target, place: &TextPath) -> io::Result<Option<TextPath>> {
+    match target.read_link(&inside(place, AT_WORK)) {
+        Ok(link) => Ok(Some(TextPath::from_bytes(link))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What is mounted at a place, if the superblock that it was on was taken away from under it.
+fn alone(lines: &[mountinfo::Line<'_>], place: TextPath) -> Option<Parked> {
+    let here: Vec<_> = lines.iter().filter(|line| path(line.mount_point) == place).collect();
+    let lowest = here.iter().find(|line| here.iter().all(|other| other.id != line.parent))?;
+    let id = (!lowest.is_autofs()).then_some(lowest.id)?;
+    Some(Parked { id, mount_point: place.clone(), was_at: place })
 }
 
 fn cover(lines: &[mountinfo::Line<'_>], line: &mountinfo::Line<'_>) -> Cover {

@@ -450,3 +450,31 @@ fn sigterm_ends_a_wait_of_a_process_without_handler() -> Result<()> {
     assert_eq!(touch.join(), Err(TouchError::Killed(15)));
     Ok(())
 }
+
+#[test]
+fn an_unmount_that_propagates_leaves_what_is_on_the_mount_at_its_place() -> Result<()> {
+    require!(Root);
+    let sandbox = Sandbox::new()?;
+    let work = sandbox.mkdir("work")?;
+    let script = |script: &str| {
+        let script = format!("set -e; cd {}; {script}", work.display());
+        sandbox.command("sh").args(["-c", &script]).deadline(DEADLINE).run()
+    };
+    // What is mounted in `leads` is mounted and unmounted in `follows`. The place is first made free in the one, then taken
+    // by others.
+    script(
+        "mkdir leads follows && mount -t tmpfs leads leads && mount --make-shared leads && mkdir leads/at &&
+         mount --bind leads follows && mount --make-slave follows &&
+         mount -t tmpfs empty leads/at && umount follows/at &&
+         mount -t tmpfs old follows/at && mount -t tmpfs content follows/at && touch follows/at/here",
+    )
+    .assert_success();
+    let held =
+        script("umount follows/at; exec 9< follows/at; mount -t tmpfs content follows/at; umount leads/at");
+    ensure!(held.end != Some(End::Exit(0)) && held.stderr.contains("busy"), "what is in use stays: {held}");
+    script("touch follows/at/here; umount leads/at && test -e follows/at/here").assert_success();
+    let mounts = sandbox.mountinfo();
+    let there = |name: &str| mounts.lines().any(|line| line.contains(&format!(" - tmpfs {name} ")));
+    ensure!(there("content") && !there("old"), "{mounts}");
+    Ok(())
+}

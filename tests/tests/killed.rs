@@ -82,6 +82,17 @@ impl Scene {
         Ok(self)
     }
 
+    /// In a mount that is shared: nothing can be taken away there from below its content.
+    fn where_content_is_parked(self) -> Self {
+        let mounts = self.sandbox.mountinfo();
+        let autofs = mounts.lines().find(|line| line.contains(" - autofs ")).expect("there is one");
+        let parent = autofs.split(' ').nth(1).expect("a parent");
+        let parent = mounts.lines().find(|line| line.split(' ').next() == Some(parent)).expect("it is there");
+        let parent = parent.split(' ').nth(4).expect("a mount point");
+        self.sandbox.run(["mount", "--make-shared", parent]).assert_success();
+        self
+    }
+
     /// The ids and places of what is mounted by masters, or left by restore.
     fn mounted_content(&self) -> Vec<(String, String)> {
         let mounts = self.sandbox.mountinfo();
@@ -273,6 +284,19 @@ fn a_restore_that_replaces_mounts_with_content() -> Result<()> {
 }
 
 #[test]
+fn a_restore_that_replaces_mounts_with_content_that_has_to_be_parked() -> Result<()> {
+    require!(Root, Autofs);
+    let _alone = alone();
+    sweep_both("replace with parked content", || {
+        let scene = Scene::new([like_systemd().direct("a").direct("b")])?.with_content(&["a"])?;
+        let mut scene = scene.where_content_is_parked();
+        scene.arguments = vec!["--replace"];
+        scene.touched = vec!["a", "b"];
+        Ok(scene)
+    })
+}
+
+#[test]
 fn a_restore_that_replaces_with_content_by_way_of_the_fixup() -> Result<()> {
     require!(Root, Autofs, Ptrace);
     let _alone = alone();
@@ -292,7 +316,8 @@ fn a_restore_that_replaces_with_content_by_way_of_the_fixup() -> Result<()> {
 fn an_unfinished_restore_is_named_by_inspect_and_dump_and_its_image_finishes_it() -> Result<()> {
     require!(Root, Autofs);
     let _alone = alone();
-    let mut scene = Scene::new([like_systemd().direct("a").direct("b")])?.with_content(&["a"])?;
+    let scene = Scene::new([like_systemd().direct("a").direct("b")])?.with_content(&["a"])?;
+    let mut scene = scene.where_content_is_parked();
     scene.arguments = vec!["--replace"];
     let place = kill_while_content_is_parked(&scene)?;
     let pid = scene.sandbox.pid().to_string();

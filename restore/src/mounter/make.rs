@@ -64,7 +64,7 @@ impl Mounter<'_> {
     }
 
     /// Finds an old superblock that was found before and not kept open.
-    fn find_again(&mut self, item: usize) -> anyhow::Result<()> {
+    pub(super) fn find_again(&mut self, item: usize) -> anyhow::Result<()> {
         let Some(old) = &self.plan.items[item].old else { return Ok(()) };
         if !self.taken.contains_key(&item) {
             let taken = self.find_old(old, Some(&HashSet::new()))?;
@@ -210,7 +210,9 @@ impl Mounter<'_> {
     }
 
     fn attach(&mut self, index: usize, tree: OwnedFd) -> anyhow::Result<()> {
-        self.attach_at(index, tree, None)
+        let taken = self.taken.get(&self.plan.item_of[index]);
+        let above = taken.and_then(|taken| taken.above.as_ref()).map(|(content, _)| content.try_clone());
+        self.attach_at(index, tree, above.transpose()?.as_ref())
     }
 
     /// Attaches a mount at its place, or there beneath a cover. It has its attributes before anybody sees it.

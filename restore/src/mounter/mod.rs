@@ -14,6 +14,7 @@
 pub mod fresh;
 mod late;
 mod launch;
+mod lift;
 mod made;
 mod make;
 mod moves;
@@ -118,6 +119,7 @@ pub struct Mounter<'a> {
     progress: Progress,
     numbers: Numbers,
     park: Option<Park>,
+    lifts: lift::Lifts,
     /// The pipes that are kept open there, by their inode.
     kept: HashSet<u64>,
     /// Superblocks that are to go, by item.
@@ -219,6 +221,7 @@ impl<'a> Mounter<'a> {
             progress: outfit.progress,
             numbers: Numbers::default(),
             park: None,
+            lifts: lift::Lifts::default(),
             kept: HashSet::new(),
             taken: HashMap::new(),
             adopted: HashMap::new(),
@@ -276,11 +279,18 @@ impl<'a> Mounter<'a> {
     /// Makes groups. Whatever instant it is killed at, the work place tells the next restore what to do: see
     /// `docs/architecture.md`.
     fn make_groups(&mut self, groups: &[usize]) -> anyhow::Result<()> {
+        self.let_go_of_followers().context("cannot end what a killed restore began")?;
         self.open_park()?;
         for &group in groups {
             self.make_group(group)?;
         }
         Ok(())
+    }
+
+    /// What a restore that was killed made follow its copies does so no longer, so that these can be taken away.
+    fn let_go_of_followers(&self) -> io::Result<()> {
+        let mut copies = self.plan.parkings.iter().flat_map(|parking| &parking.copies);
+        copies.try_for_each(|copy| park::lead_nobody(&self.root.top(copy)?.0))
     }
 
     /// Takes away what a restore that was killed covered autofs mounts with, and is there still.
@@ -297,8 +307,10 @@ impl<'a> Mounter<'a> {
     /// Lets go of what is only needed while it works.
     fn finish(&mut self) -> Vec<String> {
         self.numbers.release();
+        self.lifts = lift::Lifts::default();
         let mut parkings = self.plan.parkings.iter();
-        let removed = self.uncover_left_behind().and_then(|()| parkings.try_for_each(park::remove));
+        let uncovered = self.let_go_of_followers().and_then(|()| self.uncover_left_behind());
+        let removed = uncovered.and_then(|()| parkings.try_for_each(park::remove));
         let closed = self.park.take().map_or(Ok(()), Park::close);
         // Closing the place changed the current directory.
         let back = nix::unistd::fchdir(&self.proc_dir).map_err(io::Error::from);

@@ -26,6 +26,11 @@ pub fn beneath(top: impl AsFd, mount: impl AsFd) -> io::Result<()> {
     explained(move_mount(mount, "", top, "", BY_DESCRIPTORS | MoveMountFlags::MOVE_MOUNT_BENEATH))
 }
 
+/// Makes a private mount follow whom another mount of the same superblock follows. Since Linux 5.15.
+pub fn follow(mount: impl AsFd, other: impl AsFd) -> io::Result<()> {
+    Ok(move_mount(other, "", mount, "", BY_DESCRIPTORS | MoveMountFlags::MOVE_MOUNT_SET_GROUP)?)
+}
+
 /// A new mount of a directory, attached nowhere.
 pub fn bind(directory: impl AsFd) -> io::Result<OwnedFd> {
     let flags =

@@ -11,6 +11,8 @@
 //! | `N`, a mount, and `N.was-at`, a link | something that is parked, and where it was |
 //! | `N`, an autofs mount | an open pipe |
 //! | `cover` | an empty directory, of which covers are bind mounts |
+//! | `copy-N`, a mount | a copy of a mount, see `lift.rs` |
+//! | `at-work`, a link | the place at which mounts were changed last without moving any here |
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -21,7 +23,7 @@ use autofs_cr_common::channel::{Channel, MAX_DESCRIPTORS};
 use autofs_cr_common::model::{Device, TextPath};
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
 use autofs_cr_common::unfinished::{self, IMAGE, SOURCE};
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, symlinkat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, open, openat, symlinkat, unlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount,
     fsopen,
@@ -30,7 +32,8 @@ use rustix::mount::{
 use super::moves;
 use super::place::{Root, is_mount_root};
 use super::superblock::device;
-use crate::parked::{BEFORE, Parking};
+use super::unmount::uncover;
+use crate::parked::{AT_WORK, BEFORE, COPY, Parking};
 
 /// Where it may be made, the first that works.
 const FOLDERS: [&str; 3] = ["run", "tmp", "."];
@@ -50,6 +53,8 @@ pub struct Park {
     used: usize,
     /// Those in which a pipe is kept open.
     pipes: Vec<String>,
+    /// Those on which copies of mounts are.
+    copies: Vec<String>,
 }
 
 /// What is written down there.
@@ -81,7 +86,7 @@ impl Park {
         // A mount under a shared one would take what is parked along into other namespaces.
         let attached = moves::onto(&place, &mount)
             .and_then(|()| mount_setattr(&mount, None, Some(PropagationType::Private)));
-        let park = Self { folder, name, mount, life, used: 0, pipes: Vec::new() };
+        let park = Self { folder, name, mount, life, used: 0, pipes: Vec::new(), copies: Vec::new() };
         match attached {
             Ok(()) => Ok(park),
             Err(error) => {
@@ -93,22 +98,48 @@ impl Park {
 
     /// Moves a mount here. A link beside it says where it was, for whoever finds it.
     pub fn store(&mut self, content: impl AsFd, was_at: &TextPath) -> io::Result<()> {
-        let (name, place) = self.new_place()?;
+        let (name, place) = self.new_place("")?;
         symlinkat(was_at as &std::path::Path, &self.mount, format!("{name}.was-at"))?;
         moves::onto(&place, content)
     }
 
     /// Mounts an autofs superblock here, whose only use is that its pipe stays open.
     pub fn keep_pipe(&mut self, mount: impl AsFd) -> io::Result<()> {
-        let (name, place) = self.new_place()?;
+        let (name, place) = self.new_place("")?;
         moves::onto(&place, mount)?;
         self.pipes.push(name);
         Ok(())
     }
 
-    /// A new directory, with its name.
-    fn new_place(&mut self) -> io::Result<(String, OwnedFd)> {
-        let name = self.used.to_string();
+    /// Notes the place at which the next changes are made.
+    pub fn note_place(&self, place: &TextPath) -> io::Result<()> {
+        match unlinkat(&self.mount, AT_WORK, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(symlinkat(place as &std::path::Path, &self.mount, AT_WORK)?)
+    }
+
+    /// Mounts a copy of a mount here, which leads others: what is unmounted in it is unmounted in those that follow it.
+    pub fn add_copy(&mut self, mount: impl AsFd) -> io::Result<()> {
+        // It is in the peer group of what it is a copy of, if that is in one.
+        lead_nobody(&mount)?;
+        let (name, place) = self.new_place(COPY)?;
+        moves::onto(&place, &mount)?;
+        self.copies.push(name);
+        mount_setattr(&mount, None, Some(PropagationType::Shared))
+    }
+
+    /// Takes all copies away.
+    pub fn remove_copies(&mut self) -> io::Result<()> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let mut copies = std::mem::take(&mut self.copies).into_iter();
+        copies.try_for_each(|name| remove_copy(&openat(&self.mount, name, flags, Mode::empty())?))
+    }
+
+    /// A new directory, with its name, which begins like this.
+    fn new_place(&mut self, beginning: &str) -> io::Result<(String, OwnedFd)> {
+        let name = format!("{beginning}{}", self.used);
         self.used += 1;
         mkdirat(&self.mount, &*name, Mode::RWXU)?;
         let place = openat(&self.mount, &*name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
@@ -137,7 +168,8 @@ impl Park {
     }
 
     /// Takes it away. Nothing may be parked here any more.
-    pub fn close(self) -> io::Result<()> {
+    pub fn close(mut self) -> io::Result<()> {
+        self.remove_copies()?;
         let Self { folder, name, mount, life, pipes, .. } = self;
         nix::unistd::fchdir(&mount)?;
         for pipe in &pipes {
@@ -248,8 +280,22 @@ fn tmpfs() -> io::Result<OwnedFd> {
     Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
 }
 
+/// Takes a copy of a mount away, with what is mounted in it. Nobody follows it any more then.
+fn remove_copy(copy: &OwnedFd) -> io::Result<()> {
+    lead_nobody(copy)?;
+    uncover(copy)
+}
+
+/// Makes a mount lead nobody: those that followed it are private again, as they were.
+pub fn lead_nobody(copy: impl AsFd) -> io::Result<()> {
+    mount_setattr(copy, None, Some(PropagationType::Private))
+}
+
 /// Takes a work place away that a killed restore left. Not if something is still parked there.
 pub fn remove(parking: &Parking) -> io::Result<()> {
+    for copy in &parking.copies {
+        remove_copy(&open(&**copy, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)?;
+    }
     for pipe in &parking.pipes {
         rustix::mount::unmount(&**pipe, UnmountFlags::NOFOLLOW)?;
     }

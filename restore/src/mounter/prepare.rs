@@ -85,7 +85,11 @@ impl Mounter<'_> {
         for parked in &planned.parked {
             let mount = self.root.mount(&parked.mount_point, parked.id);
             let what = || format!("cannot reach what is parked at {}", parked.mount_point);
-            taken.parked.push_back((mount.with_context(what)?, parked.was_at.clone()));
+            let mount = (mount.with_context(what)?, parked.was_at.clone());
+            match parked.is_in_place() {
+                true => taken.above = Some(mount),
+                false => taken.parked.push_back(mount),
+            }
         }
         self.taken.insert(item, taken);
         Ok(())
@@ -125,7 +129,7 @@ impl Mounter<'_> {
     }
 
     fn prepare_places(&mut self, item: &Item) -> anyhow::Result<()> {
-        let is_taken = item.old.is_some() || !item.covers.is_empty();
+        let is_taken = item.old.is_some() || item.is_unsettled();
         for &index in &item.mounts {
             let mount = &self.plan.image.mounts[index];
             match self.plan.parents[index] {

@@ -27,6 +27,8 @@ pub(super) struct Taken {
     pub roots: Vec<Root>,
     /// What was mounted on it and is parked, in the order of mountinfo.
     pub parked: VecDeque<(OwnedFd, TextPath)>,
+    /// What was mounted on it and has stayed in its place, where the old superblock was taken away from below it.
+    pub above: Option<(OwnedFd, TextPath)>,
     /// What covers its place until the new superblock is there with its content.
     pub place_cover: Option<(OwnedFd, TextPath)>,
 }
@@ -72,12 +74,15 @@ impl Cover {
 }
 
 /// How long a mount may be busy that nobody can get at any more.
-const PATIENCE: Duration = Duration::from_millis(50);
+pub(super) const PATIENCE: Duration = Duration::from_millis(50);
 
 impl Mounter<'_> {
     /// Takes the old superblock of an item away.
     pub(super) fn take(&mut self, item: usize) -> anyhow::Result<()> {
         let Some(old) = &self.plan.items[item].old else { return Ok(()) };
+        if self.lift_old(item, old)? {
+            return Ok(());
+        }
         self.park_content(item, &old.content)?;
         while let Some(root) = self.taken.get(&item).and_then(|taken| taken.roots.last()) {
             let (mount_point, top, is_shared) = (root.mount_point.clone(), root.top()?, root.is_shared);

@@ -80,7 +80,7 @@ pub fn uncover(cover: impl AsFd) -> io::Result<()> {
 }
 
 /// Does something in another current directory.
-fn within<T>(directory: impl AsFd, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+pub fn within<T>(directory: impl AsFd, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let before = open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     fchdir(directory)?;
     let done = work();

@@ -211,17 +211,16 @@ pub fn plan(
     }
     numbers::check(&image, &items, everywhere, &there)?;
     check_nothing_foreign(&image, &items, &there)?;
-    notes.extend(parkings.iter().flat_map(|parking| &parking.mounts).map(|parked| {
-        match layout.around(&image, &parked.was_at) {
-            Some(_) => format!(
-                "{} is moved back from {}, where a killed restore left it",
-                parked.was_at, parked.mount_point
-            ),
-            None => format!(
-                "{} stands at {}, where a killed restore left it: move it back with mount --move",
-                parked.was_at, parked.mount_point
-            ),
-        }
+    let moved = parkings.iter().flat_map(|parking| &parking.mounts).filter(|parked| !parked.is_in_place());
+    notes.extend(moved.map(|parked| match layout.around(&image, &parked.was_at) {
+        Some(_) => format!(
+            "{} is moved back from {}, where a killed restore left it",
+            parked.was_at, parked.mount_point
+        ),
+        None => format!(
+            "{} stands at {}, where a killed restore left it: move it back with mount --move",
+            parked.was_at, parked.mount_point
+        ),
     }));
     for (superblock, item) in image.superblocks.iter_mut().zip(&items) {
         superblock.directories.extend(item.missing.iter().cloned());
