@@ -27,7 +27,9 @@ fn of_engine(error: &remote::Error) -> Errno {
     use remote::Error;
     match error {
         Error::Gone { .. } => Errno::ESRCH,
-        Error::Traced { .. } | Error::GroupStopped { .. } | Error::Frozen { .. } => Errno::EBUSY,
+        Error::Traced { .. } | Error::Busy { .. } | Error::GroupStopped { .. } | Error::Frozen { .. } => {
+            Errno::EBUSY
+        }
         Error::Unstoppable { .. } | Error::Timeout { .. } => Errno::ETIMEDOUT,
         Error::NoDescriptors { .. } | Error::Truncated { .. } => Errno::EMFILE,
         Error::NoRoom { .. } => Errno::ENOMEM,

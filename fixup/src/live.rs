@@ -273,7 +273,8 @@ impl Live<'_> {
         let started = Instant::now();
         let stopped = Stopped::attach(pidfd, deadline).context("cannot stop it")?;
         let mut session = stopped.start(deadline).context("cannot run system calls in it")?;
-        let result = self.open_inside(&mut session, blocked, opened);
+        let result = self.check_calls(&session, held);
+        let result = result.and_then(|()| self.open_inside(&mut session, blocked, opened));
         let result = result.and_then(|()| self.replace_held(&mut session, held, opened));
         let result = result.and_then(|()| self.send(&mut session, opened));
         let put_back = if held.is_empty() { Ok(()) } else { self.put_back(&mut session, held) };

@@ -155,3 +155,29 @@ fn mounts_are_freed_or_left_alone_with_every_limit_of_descriptors() -> Result<()
     }
     sandbox.close()
 }
+
+#[test]
+fn mounts_are_replaced_or_left_alone_with_every_limit_of_descriptors_of_the_master() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let mut scene = Scene::new()?;
+    let restore = || Tool::restore().target(&scene.sandbox).args(["--replace", "--timeout=20"]);
+    // It has eight, and the engine takes up to five more.
+    let limits: Vec<_> = (6..16).map(|limit| (limit, restore())).collect();
+    let mut replaced = 0;
+    for (limit, restore) in limits {
+        let pid = scene.master.pid().to_string();
+        TestCommand::new("prlimit")
+            .args(["--pid", &pid, &format!("--nofile={limit}:")])
+            .run()
+            .assert_success();
+        let (restored, fixed) = restore.stdin(&*scene.image).pipe(Tool::fixup());
+        match done(&restored, &["Too many open files"]) {
+            true => replaced += 1,
+            false => drop(fixed.assert_stderr_contains("under its limit (RLIMIT_NOFILE)")),
+        }
+        scene.assert_whole(&limit.to_string());
+    }
+    assert!((1..10).contains(&replaced), "{replaced}");
+    scene.sandbox.close()
+}

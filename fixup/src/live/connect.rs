@@ -1,9 +1,10 @@
 //! Connecting opened superblocks inside a session.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsFd;
 
 use anyhow::bail;
+use autofs_cr_common::doc::image::End;
 use autofs_cr_common::sys::autofs::{
     CATATONIC_REQUEST, SETPIPEFD_REQUEST, catatonic_argument, setpipefd_argument,
 };
@@ -42,6 +43,22 @@ impl Live<'_> {
         Ok(())
     }
 
+    /// Whether the master can make the calls that connect what restore makes when its control fds were let go of: an
+    /// error later would come too late. Any descriptors stand for those that are not there yet.
+    pub(super) fn check_calls(
+        &self,
+        session: &Session<'_>,
+        held: &BTreeMap<usize, Vec<End>>,
+    ) -> anyhow::Result<()> {
+        for controls in held.values() {
+            let mut batch = Batch::new();
+            let [device, pipe, root] = [(); 3].map(|()| batch.receive(self.device.as_fd()));
+            connect(&mut batch, device, pipe, root, controls);
+            session.check(&batch)?;
+        }
+        Ok(())
+    }
+
     fn batch<'b>(&'b self, part: &'b [Opened]) -> anyhow::Result<Batch<'b>> {
         let mut batch = Batch::new();
         let device = batch.receive(self.device.as_fd());
@@ -51,16 +68,7 @@ impl Live<'_> {
             let Some(Some(pipe)) = self.pipes.get(number) else { bail!("pipe {number} is not open") };
             let pipe = *pipes.entry(number).or_insert_with(|| batch.receive(pipe.fd.as_fd()));
             let root = batch.receive(one.root.as_fd());
-            // By the same batch, so that nobody can end in between: without a pipe nothing is served.
-            let argument = Data::new(catatonic_argument(UNKNOWN)).with_number(MOUNT_AT, root);
-            batch.ioctl(device, CATATONIC_REQUEST, argument);
-            let argument = Data::new(setpipefd_argument(UNKNOWN, UNKNOWN))
-                .with_number(MOUNT_AT, root)
-                .with_number(PIPE_AT, pipe);
-            batch.ioctl(device, SETPIPEFD_REQUEST, argument);
-            for end in &one.controls {
-                batch.replace(end.fd, root, end.flags.cloexec);
-            }
+            connect(&mut batch, device, pipe, root, &one.controls);
         }
         Ok(batch)
     }
@@ -74,5 +82,19 @@ impl Live<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// The calls that connect a superblock.
+fn connect(batch: &mut Batch<'_>, device: Received, pipe: Received, root: Received, controls: &[End]) {
+    // By the same batch, so that nobody can end in between: without a pipe nothing is served.
+    let argument = Data::new(catatonic_argument(UNKNOWN)).with_number(MOUNT_AT, root);
+    batch.ioctl(device, CATATONIC_REQUEST, argument);
+    let argument = Data::new(setpipefd_argument(UNKNOWN, UNKNOWN))
+        .with_number(MOUNT_AT, root)
+        .with_number(PIPE_AT, pipe);
+    batch.ioctl(device, SETPIPEFD_REQUEST, argument);
+    for end in controls {
+        batch.replace(end.fd, root, end.flags.cloexec);
     }
 }

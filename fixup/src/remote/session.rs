@@ -106,8 +106,7 @@ impl<'fd> Stopped<'fd> {
         chain.start(tid)?;
         let result = self.run_to_socketpair(&chain, deadline)?;
         if result != 0 {
-            let source = Errno::from_raw(-result as i32).into();
-            return Err(Error::SocketPair { pid: self.pid.as_raw(), source });
+            return Err(self.no_sockets(Errno::from_raw(-result as i32)));
         }
         let (socket, number) = self.take_socket(&chain)?;
         // From here on the end of `socket` is what ends the chain.
@@ -129,6 +128,14 @@ impl<'fd> Stopped<'fd> {
         // When an empty batch is done, the thread waits for the next and has closed what it does not need.
         session.run(&Batch::new(), deadline)?;
         Ok(session)
+    }
+
+    fn no_sockets(&self, error: Errno) -> Error {
+        let pid = self.pid.as_raw();
+        match (error, facts::free_descriptors(self.pid)) {
+            (Errno::EMFILE, Ok(free)) => Error::NoDescriptors { pid, needed: 2, free },
+            (error, _) => Error::SocketPair { pid, source: error.into() },
+        }
     }
 
     /// Follows the thread until it made the socket pair; its result.
@@ -271,7 +278,11 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn check(&self, batch: &Batch<'_>) -> Result<()> {
+    /// Whether a batch can be run, now.
+    ///
+    /// # Errors
+    /// It has not room, brings too many descriptors for the process, or has a call that its seccomp filters do not allow.
+    pub fn check(&self, batch: &Batch<'_>) -> Result<()> {
         let pid = self.pid.as_raw();
         let (needed, room) = (batch.size(), self.room());
         if needed > room {
