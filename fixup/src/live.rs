@@ -87,13 +87,16 @@ pub fn run(
     Ok(tally)
 }
 
-/// What another fixup has left of a master: nothing to do.
+/// What another fixup, or the end of the master, has left: nothing to do.
 fn tell_given_up(segment: &Segment, master: usize, tally: &mut Tally) -> anyhow::Result<()> {
     for (index, superblock) in segment.superblocks_of(master) {
         match segment.progress(index)? {
             Progress::Failed(errno) => {
-                let problem = format!("{}: given up before: {}", superblock.mount_point, errno.desc());
-                tally.problems.push(problem);
+                let place = &superblock.mount_point;
+                tally.problems.push(match errno {
+                    Errno::ESRCH => format!("{place}: its master has ended"),
+                    errno => format!("{place}: given up before: {}", errno.desc()),
+                });
             }
             _ => tally.connected += 1,
         }
