@@ -43,7 +43,9 @@ pub fn collect(cli: &Cli, proc: &Proc, voice: Voice) -> Result<Collected> {
     report.hidden.iter().for_each(|hidden| voice.detail(format_args!("not visible: {hidden}")));
     let namespace = report.namespaces.first().context("the scan found no mount namespace")?.clone();
     let target = Target::open(namespace.process)?;
-    ensure!(target.mount_namespace() == namespace.id, Changed::process(namespace.process));
+    // The target is held by its pidfd now, and not by an id that can be used again.
+    let is_it = namespace.process == Pid::this() || is_same(proc, namespace.process, namespace.start_time)?;
+    ensure!(is_it && target.mount_namespace() == namespace.id, Changed::process(namespace.process));
     Ok(Collected { report, namespace, target })
 }
 
@@ -88,7 +90,9 @@ fn only_namespace(proc: &Proc, report: &Report) -> Result<(Namespace, Target)> {
         namespace.process = Pid::this();
     }
     let target = Target::open(namespace.process)?;
-    ensure!(target.mount_namespace() == namespace.id, Changed::process(namespace.process));
+    // The target is held by its pidfd now, and not by an id that can be used again.
+    let is_it = namespace.process == Pid::this() || is_same(proc, namespace.process, namespace.start_time)?;
+    ensure!(is_it && target.mount_namespace() == namespace.id, Changed::process(namespace.process));
     Ok((namespace, target))
 }
 

@@ -5,13 +5,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use autofs_cr_common::doc::Report;
 use autofs_cr_common::model::Pid;
 use autofs_cr_common::proc::Proc;
-use autofs_cr_common::target::open_pidfd;
+use autofs_cr_common::target::{is_alive, open_pidfd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How often it is looked whether the processes are still in their namespaces: nothing tells of that.
@@ -77,6 +77,10 @@ impl Table {
         let pidfd = open_pidfd(process)?;
         let mountinfo = File::open(proc.path().join(process.to_string()).join("mountinfo"))?;
         let namespace = proc.process(process)?.mount_namespace()?;
+        // All was opened by its id: only if it still lives, all is sure to be of one process.
+        if !is_alive(pidfd.as_fd()) {
+            return Err(rustix::io::Errno::SRCH.into());
+        }
         Ok(Self { namespace, process, mountinfo, pidfd })
     }
 
@@ -86,9 +90,8 @@ impl Table {
 
     /// Whether its process lives, and is in the namespace.
     fn is_there(&self, proc: &Proc) -> bool {
-        let lives =
-            || poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&Timespec::default())) == Ok(0);
-        let namespace = || proc.process(self.process).and_then(|process| process.mount_namespace());
-        lives() && namespace().is_ok_and(|id| id == self.namespace)
+        let namespace = proc.process(self.process).and_then(|process| process.mount_namespace());
+        // Last: until then its id was not used again.
+        namespace.is_ok_and(|id| id == self.namespace) && is_alive(self.pidfd.as_fd())
     }
 }
