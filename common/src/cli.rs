@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Parser};
 
 use crate::progress::Progress;
 
@@ -35,6 +35,23 @@ pub struct OutputArg {
     /// Write to FILE, which appears whole or not at all (`-`: standard output)
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+}
+
+/// The arguments of this process; ends it when they are wrong.
+pub fn arguments<P: Parser>() -> P {
+    P::try_parse().unwrap_or_else(|error| refuse(&error))
+}
+
+/// Ends with what the parser says. A wrong argument can be a name that somebody else chose: nothing in it reaches a terminal that
+/// could steer it.
+pub fn refuse(error: &clap::Error) -> ! {
+    if !error.use_stderr() {
+        // Help and the like.
+        error.exit();
+    }
+    // Without the colours, which cannot be told from those of a name.
+    let _ = io::stderr().write_all(harmless(&error.render().to_string()).as_bytes());
+    std::process::exit(error.exit_code())
 }
 
 /// Parses a number of seconds, with or without a fraction.

@@ -3,14 +3,14 @@
 
 use std::process::ExitCode;
 
+use autofs_cr_common::cli::arguments;
 use autofs_cr_common::exit::{Exit, conclude};
 use autofs_cr_common::limits::ensure_enough_descriptors;
 use autofs_cr_common::power;
 use autofs_dump::{TOOL, cli::Cli, run};
-use clap::Parser;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = arguments();
     conclude(TOOL, settled(&cli))
 }
 

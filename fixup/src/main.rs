@@ -7,10 +7,9 @@ use autofs_cr_common::exit::{Exit, conclude};
 use autofs_cr_common::limits::ensure_enough_descriptors;
 use autofs_cr_common::power;
 use autofs_fixup::{TOOL, cli, run};
-use clap::Parser;
 
 fn main() -> ExitCode {
-    let arguments = cli::Arguments::parse();
+    let arguments: cli::Arguments = autofs_cr_common::cli::arguments();
     conclude(TOOL, settled(&arguments))
 }
 

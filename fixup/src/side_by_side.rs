@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use autofs_cr_common::channel::Channel;
 use autofs_cr_common::child::Child;
-use autofs_cr_common::cli::{Voice, count};
+use autofs_cr_common::cli::{Voice, count, say};
 use autofs_cr_common::progress::Progress;
 use autofs_cr_common::segment::Segment;
 use autofs_cr_common::sys::autofs::ControlDevice;
@@ -188,7 +188,7 @@ impl Summary {
         }
         self.failed = true;
         for problem in tally.problems {
-            eprintln!("{TOOL}: {name}: {problem}");
+            say(TOOL, format_args!("{name}: {problem}"));
         }
     }
 }

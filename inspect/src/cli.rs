@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use autofs_cr_common::cli::{Verbosity, parse_seconds};
+use autofs_cr_common::cli::{Verbosity, parse_seconds, refuse};
 use autofs_cr_common::model::Pid;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
@@ -137,7 +137,7 @@ impl Cli {
             Format::Yaml => document(Document::Yaml),
             Format::Openmetrics => document(Document::Metrics),
         };
-        form.unwrap_or_else(|error| Self::command().error(ErrorKind::InvalidValue, error).exit())
+        form.unwrap_or_else(|error| refuse(&Self::command().error(ErrorKind::InvalidValue, error)))
     }
 }
 

@@ -41,14 +41,13 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use autofs_cr_common::cli::{Voice, may_colour};
+use autofs_cr_common::cli::{Voice, arguments, may_colour};
 use autofs_cr_common::doc::{self, DocError, Output, Report};
 use autofs_cr_common::exit::{Exit, conclude};
 use autofs_cr_common::limits::ensure_enough_descriptors;
 use autofs_cr_common::power::{self, Role};
 use autofs_cr_common::proc::Proc;
 use autofs_cr_common::scan::{Needs, Scope, scan};
-use clap::Parser;
 
 use cli::{Cli, Document, Form};
 use columns::{Column, Settings};
@@ -60,7 +59,7 @@ use view::View;
 const TOOL: &str = "autofs-inspect";
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = arguments();
     let form = cli.form();
     let settled = ensure_enough_descriptors().and_then(|()| power::settle(&roles(&form)));
     conclude(TOOL, settled.and_then(|()| run(&cli, form)))

@@ -1,5 +1,7 @@
 //! Images of a sandbox, and a restore that waits for its fixups.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use autofs_cr_common::doc::{self, Image, Stage};
 
@@ -54,9 +56,8 @@ pub fn make_orphaned(inside: &Inside, image: &str) {
 #[track_caller]
 fn each(inside: &Inside, image: &str, step: &str) {
     for mount in &read_image(image).mounts {
-        let (place, device) = (mount.mount_point.to_string(), mount.device.to_string());
-        let probe = program("autofs-probe");
-        inside.run([&probe.to_string_lossy(), step, &place, &device]).assert_success();
+        let probe = inside.command(program("autofs-probe")).arg(step).arg(&mount.mount_point as &Path);
+        probe.arg(mount.device.to_string()).run().assert_success();
     }
 }
 
