@@ -11,7 +11,7 @@ use autofs_cr_common::model::Pid;
 use autofs_cr_tests::guard::skip;
 use autofs_cr_tests::require;
 use autofs_cr_tests::sandbox::images::{dump, make_catatonic};
-use autofs_cr_tests::sandbox::{DEADLINE, MasterOptions, Running, Sandbox, TestCommand, Tool};
+use autofs_cr_tests::sandbox::{DEADLINE, MasterOptions, Running, Sandbox, TestCommand, Tool, program};
 
 /// A process in a sandbox that reads the pipe of a direct mount, and does not answer.
 struct Odd {
@@ -69,6 +69,18 @@ impl Odd {
         assert_eq!(status(self.pid()), state);
         assert!(self.process.process().is_running());
         self.sandbox.assert_nothing_blocked();
+    }
+
+    /// It is connected, again and again.
+    #[track_caller]
+    fn assert_connected(&mut self) {
+        for _ in 0..3 {
+            connected(&self.sandbox, &self.image);
+            let lines = self.sandbox.autofs_lines();
+            assert!(lines.iter().all(|line| !line.contains("fd=-1,")), "{lines:#?}");
+            assert!(self.process.process().is_running());
+            make_catatonic(&self.sandbox, &self.image);
+        }
     }
 }
 
@@ -277,5 +289,28 @@ fn a_master_that_hangs_itself_is_named_by_its_thread() -> Result<()> {
     );
     assert_eq!(odd.sandbox.mountinfo(), before);
     assert!(odd.process.process().is_running());
+    Ok(())
+}
+
+#[test]
+fn a_master_is_connected_whatever_it_may_not_do_and_does_meanwhile() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let target = program("remote-target").display().to_string();
+    Odd::start("setpriv --no-new-privs sleep infinity")?.assert_connected();
+    Odd::start(&format!("{target} undumpable <&8"))?.assert_connected();
+    Odd::start(&format!("{target} timer <&8"))?.assert_connected();
+    // It starts others all the time, and waits for them.
+    Odd::start("sh -c 'while /bin/true; do :; done'")?.assert_connected();
+    Ok(())
+}
+
+#[test]
+fn a_master_that_executes_itself_all_the_time_is_connected() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let sandbox = Sandbox::new()?;
+    let again = sandbox.path("again");
+    fs::write(sandbox.outside(&again), format!("#!/bin/sh\nexec {}\n", again.display()))?;
+    fs::set_permissions(sandbox.outside(&again), fs::Permissions::from_mode(0o755))?;
+    Odd::start_in(sandbox, &again.display().to_string())?.assert_connected();
     Ok(())
 }

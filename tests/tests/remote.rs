@@ -599,6 +599,19 @@ fn a_signal_that_comes_in_a_session_is_delivered_at_its_end() {
 }
 
 #[test]
+fn a_handler_that_is_due_every_millisecond_runs_between_sessions() {
+    let mut target = Target::start("timer", Some(libc::SYS_read));
+    let before = target.lasting_descriptors();
+    for _ in 0..100 {
+        replace_known_number(&target);
+    }
+    byte(&mut target);
+    let line = target.line();
+    assert!(line.starts_with("result=1 handled=") && line.ends_with(" changed="), "{line}");
+    assert_eq!(target.descriptors().len(), before.len());
+}
+
+#[test]
 fn a_signal_that_only_the_call_lets_in_ends_the_call() {
     // SIGUSR2 is blocked but for the time of the call, and has the default action.
     let mut target = Target::start("sigsuspend", Some(libc::SYS_rt_sigsuspend));

@@ -25,6 +25,9 @@ use super::tracees::{Stop, Tracees, pid_of, resume, wait_for_stop};
 /// Before a process is looked at again that another engine has just left.
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// How often a process without a fit thread is looked at.
+const MOST_TRIES: usize = 50;
+
 /// A socket must hold a whole batch.
 const SOCKET_BUFFER: usize = 512 * 1024;
 
@@ -51,12 +54,14 @@ impl<'fd> Stopped<'fd> {
     pub fn attach(pidfd: BorrowedFd<'fd>, deadline: Instant) -> Result<Self> {
         let pid = pid_of(pidfd)?;
         let mut waited_for = None;
+        let mut tries = 0;
         loop {
+            tries += 1;
             let error = match Self::attach_once(pidfd, pid, deadline) {
                 Ok(stopped) => return Ok(stopped),
                 Err(error) => error,
             };
-            if !passes(&error) {
+            if !passes(&error, tries) {
                 let is_time = matches!(error, Error::Timeout { .. } | Error::Unstoppable { .. });
                 return Err(waited_for.filter(|_| is_time).unwrap_or(error));
             }
@@ -176,12 +181,13 @@ impl<'fd> Stopped<'fd> {
     }
 }
 
-/// Whether this is soon over: what another engine leaves for a moment when it is killed. Its chain still runs to its end, and
-/// the kernel lets go of the threads only after it has let go of its claim.
-fn passes(error: &Error) -> bool {
+/// Whether this is soon over: what another engine leaves for a moment when it is killed, as its chain still runs to its end, and
+/// the kernel lets go of the threads only after it has let go of its claim; or a handler of a signal that has little stack.
+fn passes(error: &Error, tries: usize) -> bool {
     match error {
         Error::Busy { .. } => true,
         Error::Traced { tracer, .. } => facts::is_ending(*tracer),
+        Error::NoThread { .. } => tries < MOST_TRIES,
         _ => false,
     }
 }

@@ -15,6 +15,8 @@
 //! | filtered-deadly | the same, with one that ends the process for process_vm_readv |
 //! | filtered-strict | the same, with one that ends it for all that this program does not call itself |
 //! | filtered-fitting | the same, with one that allows what the engine needs besides |
+//! | timer | as serve, with a signal every millisecond (SIGALRM, handled, with restart) |
+//! | undumpable | as serve, after PR_SET_DUMPABLE with 0 |
 //! | vfork | waits for a child of vfork, which reads one byte |
 //! | poll, poll-timeout, ppoll, epoll, epoll-pwait | waits for standard input once |
 //! | futex, futex-timeout, nanosleep, sigsuspend | waits for a signal or the time once |
@@ -245,6 +247,19 @@ fn prepare_signals() {
     }
 }
 
+fn start_timer() {
+    let time = libc::timeval { tv_sec: 0, tv_usec: 1000 };
+    let timer = libc::itimerval { it_interval: time, it_value: time };
+    // SAFETY: the handler only adds to an atomic; the structures are zeroed where they are not set.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handle as extern "C" fn(libc::c_int) as usize;
+        action.sa_flags = libc::SA_ONSTACK | libc::SA_RESTART;
+        assert_eq!(libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()), 0);
+        assert_eq!(libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()), 0);
+    }
+}
+
 /// Installs a seccomp filter with one result for these calls, and another for all others.
 fn filter_calls(calls: &[i64], result: u32, otherwise: u32) {
     let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
@@ -401,6 +416,15 @@ fn main() {
         }
         "relay" => {
             (0..3).for_each(|_| pass_on());
+            serve();
+        }
+        "timer" => {
+            start_timer();
+            serve();
+        }
+        "undumpable" => {
+            // SAFETY: prctl with numbers only.
+            assert_eq!(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }, 0);
             serve();
         }
         mode if mode.starts_with("filtered") => {
