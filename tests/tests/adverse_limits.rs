@@ -94,6 +94,8 @@ fn with_every_limit(command: impl Fn() -> TestCommand) {
 #[test]
 fn what_is_there_is_told_whole_or_not_at_all_with_every_limit_of_descriptors() -> Result<()> {
     require!(Root, Autofs);
+    // It takes device numbers that the others here free.
+    let _alone = alone();
     let scene = Scene::new()?;
     with_every_limit(|| Tool::inspect().target(&scene.sandbox).args(["-f", "yaml"]));
     with_every_limit(|| Tool::dump().target(&scene.sandbox));
@@ -103,6 +105,8 @@ fn what_is_there_is_told_whole_or_not_at_all_with_every_limit_of_descriptors() -
 #[test]
 fn who_waits_is_told_or_nothing_with_every_limit_of_descriptors() -> Result<()> {
     require!(Root, Autofs);
+    // It takes device numbers that the others here free.
+    let _alone = alone();
     let sandbox = Sandbox::new()?;
     let _hung = sandbox.master(MasterOptions::new().direct("hung").indirect("i").arg("--swallow"))?;
     let mut touches = ["hung", "i/key"].map(|path| sandbox.touch_in_background(sandbox.path(path)));

@@ -155,6 +155,8 @@ fn mounts_are_replaced_or_left_alone_with_every_limit_of_memory() -> Result<()> 
 #[test]
 fn what_is_there_is_told_whole_or_not_at_all_with_every_limit_of_memory() -> Result<()> {
     require!(Root, Autofs);
+    // It takes device numbers that the others here free.
+    let _alone = alone();
     let sandbox = Sandbox::new()?;
     let _master = sandbox.master(MasterOptions::new().direct("a").indirect("i").like_systemd())?;
     let tools: [fn() -> TestCommand; 2] = [|| Tool::inspect().args(["-f", "yaml"]), Tool::dump];
