@@ -210,9 +210,14 @@ impl Mounter<'_> {
     }
 
     fn attach(&mut self, index: usize, tree: OwnedFd) -> anyhow::Result<()> {
-        let taken = self.taken.get(&self.plan.item_of[index]);
-        let above = taken.and_then(|taken| taken.above.as_ref()).map(|(content, _)| content.try_clone());
-        self.attach_at(index, tree, above.transpose()?.as_ref())
+        let item = self.plan.item_of[index];
+        let above = self.taken.get_mut(&item).and_then(|taken| taken.above.take());
+        let attached = self.attach_at(index, tree, above.as_ref().map(|(content, _)| content));
+        // It is on the new one now. An undo that takes that away moves it aside first.
+        if let Some(taken) = self.taken.get_mut(&item).filter(|_| !self.made.contains(index)) {
+            taken.above = above;
+        }
+        attached
     }
 
     /// Attaches a mount at its place, or there beneath a cover. It has its attributes before anybody sees it.
