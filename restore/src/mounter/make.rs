@@ -103,7 +103,7 @@ impl Mounter<'_> {
             self.device.make_catatonic(root.as_fd()).context("cannot make it catatonic")?;
         }
         drop(root);
-        self.attach_mounts(item, &whole)
+        self.attach_mounts(item, whole)
     }
 
     /// Sets the timeout of a superblock that is adopted.
@@ -139,7 +139,7 @@ impl Mounter<'_> {
     }
 
     /// Attaches the mounts of an item: beneath the cover of its place, if there is one.
-    fn attach_mounts(&mut self, item: usize, whole: &OwnedFd) -> anyhow::Result<()> {
+    fn attach_mounts(&mut self, item: usize, whole: OwnedFd) -> anyhow::Result<()> {
         let cover = self.taken.get_mut(&item).and_then(|taken| taken.place_cover.take());
         let ([index], Some((cover, mount_point))) = (&*self.plan.items[item].mounts, cover) else {
             return self.attach_all(item, whole);
@@ -189,18 +189,33 @@ impl Mounter<'_> {
 
     /// Attaches all mounts of an item. The first that shows the root of the superblock is the one that
     /// was made with it; the others are bind mounts of it.
-    fn attach_all(&mut self, item: usize, whole: &OwnedFd) -> anyhow::Result<()> {
-        let mounts = &self.plan.items[item].mounts;
-        let first =
-            mounts.iter().copied().find(|&mount| self.plan.image.mounts[mount].root.as_bytes() == b"/");
+    fn attach_all(&mut self, item: usize, whole: OwnedFd) -> anyhow::Result<()> {
+        let mounts = &*self.plan.items[item].mounts;
+        if let &[only] = mounts
+            && self.shows_root(only)
+        {
+            return self.attach(only, whole);
+        }
+        let first = mounts.iter().copied().find(|&mount| self.shows_root(mount));
         if let Some(first) = first {
             self.attach(first, whole.try_clone()?)?;
         }
         for &mount in mounts.iter().filter(|&&mount| Some(mount) != first) {
-            let tree = self.bind(whole, mount)?;
+            let tree = self.bind(&whole, mount)?;
             self.attach(mount, tree)?;
         }
         Ok(())
+    }
+
+    /// Whether it is the mount that its superblock was made with, and got all of its attributes then.
+    fn is_made_as_wanted(&self, mount: usize) -> bool {
+        let is_first = self.plan.items[self.plan.item_of[mount]].mounts.first() == Some(&mount);
+        let is_read_only = self.attributes(mount).contains(MountAttrFlags::MOUNT_ATTR_RDONLY);
+        is_first && self.shows_root(mount) && !is_read_only
+    }
+
+    fn shows_root(&self, mount: usize) -> bool {
+        self.plan.image.mounts[mount].root.as_bytes() == b"/"
     }
 
     fn bind(&self, whole: &OwnedFd, mount: usize) -> anyhow::Result<OwnedFd> {
@@ -224,7 +239,9 @@ impl Mounter<'_> {
     fn attach_at(&mut self, index: usize, tree: OwnedFd, cover: Option<&OwnedFd>) -> anyhow::Result<()> {
         let mount = &self.plan.image.mounts[index];
         let what = || format!("cannot set the options of {}", mount.mount_point);
-        mount_setattr(&tree, Some(self.attributes(index)), None).with_context(what)?;
+        if !self.is_made_as_wanted(index) {
+            mount_setattr(&tree, Some(self.attributes(index)), None).with_context(what)?;
+        }
         let attached = match cover {
             Some(cover) => moves::beneath(cover, &tree),
             None => self.place_of(index, mount)?.attach(&tree),

@@ -20,8 +20,11 @@ use super::superblock::device;
 /// that mounts for a moment, as a service that starts does, lets it go again.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often such a number is tried.
-const INTERVAL: Duration = Duration::from_millis(2);
+/// When such a number is tried again first: whoever holds it may be through with it at once. Each next time is twice as long.
+const SHORTEST: Duration = Duration::from_micros(50);
+
+/// And at last it is tried that often.
+const LONGEST: Duration = Duration::from_millis(2);
 
 /// Superblocks that hold device numbers which are not wanted yet.
 #[derive(Debug, Default)]
@@ -48,7 +51,7 @@ impl Numbers {
         mut create: impl FnMut() -> io::Result<OwnedFd>,
     ) -> Result<OwnedFd, NumberError> {
         self.fillers.remove(&wanted.minor);
-        let deadline = Instant::now() + PATIENCE;
+        let (deadline, mut pause) = (Instant::now() + PATIENCE, SHORTEST);
         loop {
             let made = create()?;
             let got = device(&made)?;
@@ -59,7 +62,8 @@ impl Numbers {
                 self.fillers.insert(got.minor, made);
             } else if Instant::now() < deadline {
                 // Nothing tells when a number is free again, so it has to be tried.
-                sleep(INTERVAL);
+                sleep(pause);
+                pause = LONGEST.min(pause * 2);
             } else {
                 return Err(NumberError::Taken(wanted));
             }
