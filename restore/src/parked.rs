@@ -160,7 +160,8 @@ fn place_at_work(target: &Target, place: &TextPath) -> io::Result<Option<TextPat
 fn alone(lines: &[mountinfo::Line<'_>], place: TextPath) -> Option<Parked> {
     let here: Vec<_> = lines.iter().filter(|line| path(line.mount_point) == place).collect();
     let lowest = here.iter().find(|line| here.iter().all(|other| other.id != line.parent))?;
-    let id = (!lowest.is_autofs()).then_some(lowest.id)?;
+    // A cover is no content: that is parked then.
+    let id = (!lowest.is_autofs() && !is_cover(lowest)).then_some(lowest.id)?;
     Some(Parked { id, mount_point: place.clone(), was_at: place })
 }
 
