@@ -8,23 +8,10 @@ use anyhow::Result;
 use autofs_cr_common::model::Pid;
 use autofs_cr_tests::guard::alone;
 use autofs_cr_tests::require;
+use autofs_cr_tests::sandbox::images::catatonic_image;
 use autofs_cr_tests::sandbox::{End, Finished, Running, Sandbox, Tool};
 use autofs_cr_tests::stepper::{Point, Step, step};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-
-/// An image of one catatonic superblock: it takes no master to restore it.
-fn image(mount_point: &str) -> String {
-    format!(
-        r#"format: "autofs-cr/image/1"
-masters: []
-superblocks:
-- {{device: "0:1900", options: {{type: "direct", timeout: 1, minproto: 5, maxproto: 5}}, state: "catatonic"}}
-mounts:
-- {{mount_point: "{mount_point}", device: "0:1900", root: "/", source: "hostile", options: "rw", propagation: "private"}}
-...
-"#
-    )
-}
 
 /// A process with a root directory of its own, in which it can do what it likes.
 struct Jail<'a> {
@@ -60,7 +47,11 @@ impl<'a> Jail<'a> {
 
     fn restore(&mut self, mount_point: &str) -> Finished {
         let pid = self.pid().to_string();
-        Tool::restore().args(["-p", &pid, "--timeout=10"]).about(self.sandbox).stdin(image(mount_point)).run()
+        Tool::restore()
+            .args(["-p", &pid, "--timeout=10"])
+            .about(self.sandbox)
+            .stdin(catatonic_image(mount_point))
+            .run()
     }
 
     /// Where the mounts of the image are now, from the root of the sandbox.
@@ -194,7 +185,7 @@ impl<'a> Exchange<'a> {
     /// Exchanges the directories at this step of a restore, and back when it is over.
     fn round(&mut self, number: u64) -> Result<(Step, Option<End>)> {
         self.timeout += 1;
-        let changed = image("/a/m").replace("timeout: 1,", &format!("timeout: {},", self.timeout));
+        let changed = catatonic_image("/a/m").replace("timeout: 1,", &format!("timeout: {},", self.timeout));
         let pid = self.jail.pid().to_string();
         let tool = Tool::restore()
             .args(["-p", &pid, "--timeout=10", "--replace", "--identity=none"])

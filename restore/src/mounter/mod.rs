@@ -24,6 +24,7 @@ mod place;
 mod prepare;
 mod superblock;
 mod take;
+mod tree;
 mod undo;
 mod unmount;
 

@@ -30,12 +30,13 @@ use rustix::mount::{
 };
 
 use super::moves;
-use super::place::{Root, is_mount_root};
+use super::place::{Root, is_mount_root, mount_id};
 use super::superblock::device;
+use super::tree::Tree;
 use super::unmount::uncover;
 use crate::parked::{AT_WORK, BEFORE, COPY, Parking};
 
-/// Where it may be made, the first that works.
+/// Where it may be made, the first that works: none that is on an autofs mount.
 const FOLDERS: [&str; 3] = ["run", "tmp", "."];
 
 /// The directory that covers show.
@@ -207,9 +208,15 @@ fn make_directory(root: &Root, namespace: u64) -> io::Result<(OwnedFd, String)> 
     Err(last)
 }
 
+/// What is on an autofs mount may have to be parked itself.
 fn open_folder(root: &Root, folder: &str) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(openat(root, folder, flags, Mode::empty())?)
+    // Without O_DIRECTORY, so that an autofs mount there is not triggered.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = openat(root, folder, flags, Mode::empty())?;
+    if Tree::read()?.is_on_autofs(mount_id(place.as_fd())?) {
+        return Err(io::Error::other("an autofs mount is in each place where it could be"));
+    }
+    Ok(openat(&place, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 fn open_place(folder: &OwnedFd, name: &str) -> io::Result<OwnedFd> {

@@ -17,6 +17,20 @@ pub fn dump(inside: &Inside) -> String {
     Tool::dump().target(inside).run().assert_success().stdout
 }
 
+/// An image of one catatonic superblock: it takes no master to restore it.
+pub fn catatonic_image(mount_point: &str) -> String {
+    format!(
+        r#"format: "autofs-cr/image/1"
+masters: []
+superblocks:
+- {{device: "0:1900", options: {{type: "direct", timeout: 1, minproto: 5, maxproto: 5}}, state: "catatonic"}}
+mounts:
+- {{mount_point: "{mount_point}", device: "0:1900", root: "/", source: "hostile", options: "rw", propagation: "private"}}
+...
+"#
+    )
+}
+
 /// An image as it was written.
 ///
 /// # Panics
