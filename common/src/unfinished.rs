@@ -18,8 +18,8 @@ use crate::model::{Device, Pid, TextPath};
 use crate::proc::Proc;
 use crate::proc::mountinfo::{self, unescape};
 
-/// The source of the tmpfs in mountinfo.
-pub const SOURCE: &str = "autofs-cr-parking";
+/// How the source of the tmpfs in mountinfo begins. The options of the restore follow.
+const SOURCE: &str = "autofs-cr-parking";
 
 /// The source of the autofs mounts in it, whose only use is that each keeps a pipe of a master open.
 pub const PIPE_SOURCE: &str = "autofs-cr-pipe";
@@ -27,14 +27,36 @@ pub const PIPE_SOURCE: &str = "autofs-cr-pipe";
 /// The file in it that has the image, for a user who has lost it.
 pub const IMAGE: &str = "image.yaml";
 
+/// The source of the tmpfs of a restore with these options.
+pub fn source(options: &[String]) -> String {
+    std::iter::once(SOURCE).chain(options.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
+}
+
+/// The options of the restore that such a tmpfs or a cover of it is from; none if it is neither.
+fn options(line: &mountinfo::Line<'_>) -> Option<Vec<String>> {
+    let source = unescape(line.source);
+    let mut words = source.split(|&byte| byte == b' ');
+    words.next().filter(|first| *first == SOURCE.as_bytes())?;
+    // Whoever may mount can choose a source, and these are shown to a user.
+    let is_option =
+        |word: &&[u8]| word.iter().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'-' | b'='));
+    let words = words.filter(is_option).filter_map(|word| String::from_utf8(word.to_vec()).ok());
+    Some(words.filter(|word| word.starts_with("--")).collect())
+}
+
+/// The options of the restore whose work place this is.
+pub fn options_of(work_place: &mountinfo::Line<'_>) -> Vec<String> {
+    options(work_place).unwrap_or_default()
+}
+
 /// Whether a mount is such a tmpfs.
 pub fn is_work_place(line: &mountinfo::Line<'_>) -> bool {
-    line.source == SOURCE.as_bytes() && line.root == b"/"
+    line.root == b"/" && options(line).is_some()
 }
 
 /// Whether a mount is an empty directory of such a tmpfs, which covers an autofs mount.
 pub fn is_cover(line: &mountinfo::Line<'_>) -> bool {
-    line.source == SOURCE.as_bytes() && line.root != b"/"
+    line.root != b"/" && options(line).is_some()
 }
 
 /// Whether a mount is an autofs mount in such a tmpfs, which keeps a pipe open and is nobody's to use.
@@ -50,13 +72,18 @@ pub fn find(lines: &[mountinfo::Line<'_>], locked: Option<&HashSet<Device>>) -> 
         (Some(_), Some(_)) => Life::Killed,
         _ => Life::Unknown,
     };
-    let holds_any = |place: &mountinfo::Line<'_>| lines.iter().any(|line| line.parent == place.id);
-    let places = lines.iter().filter(|line| is_work_place(line));
-    let unfinished = places.filter(|line| !line.is_read_only() || holds_any(line)).map(|line| Unfinished {
+    let places = lines.iter().filter(|line| is_work_place(line) && !is_finished(line, lines));
+    let unfinished = places.map(|line| Unfinished {
         work_place: TextPath::from_bytes(unescape(line.mount_point).into_owned()),
         restore: life(line),
+        options: options_of(line),
     });
     unfinished.min_by_key(|unfinished| unfinished.restore)
+}
+
+/// Whether nothing is left to do in a work place but to take it away.
+pub fn is_finished(work_place: &mountinfo::Line<'_>, lines: &[mountinfo::Line<'_>]) -> bool {
+    work_place.is_read_only() && !lines.iter().any(|line| line.parent == work_place.id)
 }
 
 /// Says by a lock on the image in a work place that this process is at work there, until all descriptors of `image` are closed.
@@ -81,11 +108,11 @@ pub fn is_at_work(namespace: &Namespace) -> bool {
 
 /// What to tell of a namespace in which a restore has not come to its end.
 pub fn describe(namespace: &Namespace) -> Option<String> {
-    let Unfinished { work_place, restore } = namespace.unfinished.as_ref()?;
+    let Unfinished { work_place, restore, options } = namespace.unfinished.as_ref()?;
     let what = format!("{work_place}: an autofs-restore");
     let place = format!("in the mount namespace of process {}", namespace.process);
     let left =
-        format!("and has left mounts out of their places; to finish: {}", finishing(namespace, work_place));
+        format!("and has left mounts out of their places; {}", ways_out(namespace, work_place, options));
     Some(match restore {
         Life::AtWork => format!("{what} is at work {place}: look again when it has ended"),
         Life::Killed => format!("{what} was killed {place} {left}"),
@@ -93,15 +120,50 @@ pub fn describe(namespace: &Namespace) -> Option<String> {
     })
 }
 
-/// How a restore that was killed is brought to its end.
-fn finishing(namespace: &Namespace, work_place: &TextPath) -> String {
+/// How a restore that was killed is brought to its end, and how it is undone.
+fn ways_out(namespace: &Namespace, work_place: &TextPath, options: &[String]) -> String {
     let process = namespace.process;
     let root = if process == Pid::this() { String::new() } else { format!("/proc/{process}/root") };
-    let image =
-        TextPath::from_bytes([root.as_bytes(), work_place.as_bytes(), b"/", IMAGE.as_bytes()].concat());
+    let image = [root.as_bytes(), work_place.as_bytes(), b"/", IMAGE.as_bytes()].concat();
+    let image = shell_word(&image);
+    let words = std::iter::once(&*image).chain(options.iter().map(String::as_str));
     format!(
-        "run the same command again, whose image is also at {image}: autofs-restore -p {process} -i {word} (with the \
-        options that it had)",
-        word = shell_word(image.as_bytes()),
+        "to finish: autofs-restore -p {process} -i {} | autofs-fixup; to go back: autofs-restore -p {process} --undo | \
+        autofs-fixup",
+        words.collect::<Vec<_>>().join(" "),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(source: &str) -> String {
+        format!("30 20 0:41 / /run/x rw - tmpfs {source} rw")
+    }
+
+    fn options_in(source: &str) -> Option<Vec<String>> {
+        let text = line(source);
+        let line = mountinfo::lines(text.as_bytes()).next().expect("a line").expect(&text);
+        is_work_place(&line).then(|| options_of(&line))
+    }
+
+    #[test]
+    fn the_options_of_a_restore_are_in_the_source() {
+        let options = ["--replace".to_owned(), "--identity=device".to_owned()];
+        assert_eq!(source(&options), "autofs-cr-parking --replace --identity=device");
+        assert_eq!(source(&[]), "autofs-cr-parking");
+        assert_eq!(options_in("autofs-cr-parking"), Some(Vec::new()));
+        assert_eq!(
+            options_in(r"autofs-cr-parking\040--replace\040--identity=device").as_deref(),
+            Some(&options[..])
+        );
+    }
+
+    #[test]
+    fn what_is_no_option_is_not_shown() {
+        assert_eq!(options_in(r"autofs-cr-parking\040$(rm)\040-x\040--a;b"), Some(Vec::new()));
+        assert_eq!(options_in("autofs-cr-parking2"), None);
+        assert_eq!(options_in("other"), None);
+    }
 }

@@ -11,6 +11,8 @@ use autofs_cr_common::model::Device;
 pub struct Before {
     /// Those in whose places nothing was.
     pub free: BTreeSet<Device>,
+    /// Those that were there without anybody who serves them.
+    pub cut_off: BTreeSet<Device>,
     /// The timeouts of those that were adopted.
     pub timeouts: BTreeMap<Device, Duration>,
 }
@@ -24,9 +26,10 @@ impl Before {
     /// Writes a line for each.
     pub fn write(&self) -> String {
         let free = self.free.iter().map(|device| format!("free {device}\n"));
+        let cut_off = self.cut_off.iter().map(|device| format!("cut_off {device}\n"));
         let timeouts = self.timeouts.iter();
         let timeouts = timeouts.map(|(device, timeout)| format!("timeout {device} {}\n", timeout.as_secs()));
-        free.chain(timeouts).collect()
+        free.chain(cut_off).chain(timeouts).collect()
     }
 
     /// Reads them.
@@ -42,6 +45,7 @@ impl Before {
         let words: Vec<&str> = line.split(' ').collect();
         match *words {
             ["free", device] => drop(self.free.insert(device.parse().ok()?)),
+            ["cut_off", device] => drop(self.cut_off.insert(device.parse().ok()?)),
             ["timeout", device, seconds] => {
                 let timeout = Duration::from_secs(seconds.parse::<u32>().ok()?.into());
                 self.timeouts.insert(device.parse().ok()?, timeout);
@@ -54,6 +58,7 @@ impl Before {
     /// Adds what an earlier restore found: what came after it is its work.
     pub fn after(&mut self, earlier: &Self) {
         self.free.extend(&earlier.free);
+        self.cut_off.extend(&earlier.cut_off);
         self.timeouts.extend(&earlier.timeouts);
     }
 }
@@ -67,6 +72,7 @@ mod tests {
         let device = |text: &str| text.parse::<Device>().expect(text);
         let before = Before {
             free: [device("0:51"), device("0:7")].into(),
+            cut_off: [device("0:52")].into(),
             timeouts: [(device("0:52"), Duration::from_secs(300))].into(),
         };
         assert_eq!(Before::read(&before.write()).expect("it was written"), before);
@@ -75,8 +81,15 @@ mod tests {
 
     #[test]
     fn other_lines_are_refused() {
-        for line in ["free", "free x", "timeout 0:1", "timeout 0:1 -1", "timeout 0:1 99999999999", "what 0:1"]
-        {
+        for line in [
+            "free",
+            "free x",
+            "cut_off",
+            "timeout 0:1",
+            "timeout 0:1 -1",
+            "timeout 0:1 99999999999",
+            "what 0:1",
+        ] {
             assert!(Before::read(line).is_err(), "{line}");
         }
     }

@@ -38,6 +38,10 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "init")]
     pub replace: bool,
 
+    /// Go back to what was there before a restore that was killed, by what it wrote down; no image is read
+    #[arg(long, conflicts_with_all = ["init", "replace", "connect", "identity", "input", "keep_going"])]
+    pub undo: bool,
+
     /// How living masters are connected: at once where that works, or always by autofs-fixup
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     pub connect: Connect,

@@ -15,7 +15,7 @@ pub fn is_sound(image: &Image) -> Result<(), String> {
 /// What is planned from a sound image where `there` is what is there, and no master lives: the number of groups, or why there
 /// is no plan.
 pub fn planned(image: Image, there: &Report, replace: bool) -> Result<usize, String> {
-    let wishes = Wishes { replace, fixup_only: false, identity: None };
+    let wishes = Wishes { replace, ..Wishes::default() };
     let planned: Result<Plan, PlanError> =
         plan(image, there, &Numbers::default(), &[], &Masters::default(), wishes);
     let plan = planned.map_err(|error| error.to_string())?;

@@ -30,6 +30,7 @@ mod show;
 mod signals;
 mod stage;
 mod survey;
+mod undo;
 mod verify;
 mod wait;
 mod walks;

@@ -7,13 +7,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use autofs_cr_common::model::TextPath;
+use autofs_cr_common::doc::{self, Image};
+use autofs_cr_common::model::{Device, KernelPipe, SuperOptions, TextPath};
 use autofs_cr_common::proc::{Proc, mountinfo};
 use autofs_cr_common::target::Target;
-use autofs_cr_common::unfinished::{is_cover, is_work_place};
+use autofs_cr_common::unfinished::{IMAGE, is_cover, is_finished, is_work_place, options_of};
 use rustix::fs::OFlags;
 
 use crate::before::Before;
+use crate::plan::Wishes;
 
 /// The file in a work place that says what was there before.
 pub const BEFORE: &str = "before";
@@ -33,8 +35,16 @@ const MOST: u64 = 256 << 20;
 /// The work place of a restore that is dead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parking {
+    /// Its mount id.
+    pub id: u64,
     /// Where it is.
     pub mount_point: TextPath,
+    /// Nothing is left to do but to take it away.
+    pub is_finished: bool,
+    /// The image of that restore, if it is there and can be read.
+    pub image: Option<Image>,
+    /// What that restore was asked for.
+    pub wishes: Wishes,
     /// What is parked there.
     pub mounts: Vec<Parked>,
     /// What covers superblocks whose content is parked.
@@ -42,9 +52,18 @@ pub struct Parking {
     /// The copies of mounts there.
     pub copies: Vec<TextPath>,
     /// The autofs mounts there that keep pipes open.
-    pub pipes: Vec<TextPath>,
+    pub pipes: Vec<Keeper>,
     /// What was there before that restore.
     pub before: Before,
+}
+
+/// An autofs mount whose only use is that a pipe stays open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keeper {
+    /// Where it is.
+    pub mount_point: TextPath,
+    /// The inode of the pipe.
+    pub pipe: Option<u64>,
 }
 
 /// An empty directory over an autofs mount whose content is parked: see [`crate::mounter`].
@@ -52,6 +71,8 @@ pub struct Parking {
 pub struct Cover {
     /// Its mount id.
     pub id: u64,
+    /// The device number of the work place that it is of. The kernel gives the id of a mount that is gone to the next one.
+    pub device: Option<Device>,
     /// Where it is.
     pub mount_point: TextPath,
     /// The id of the mount that is on it, if its content was not moved away yet.
@@ -118,11 +139,16 @@ fn examine(
     let covers =
         lines.iter().filter(|line| is_cover(line) && line.device == place.device && !is_copied(line));
     let text = read(target, &inside(&mount_point, BEFORE))?.unwrap_or_default();
+    let image = read(target, &inside(&mount_point, IMAGE))?;
     Ok(Parking {
+        id: place.id,
+        is_finished: is_finished(place, lines),
+        image: image.and_then(|text| doc::parse(&text, "the image").ok()),
+        wishes: Wishes::of(&options_of(place)),
         mounts: mounts.collect::<io::Result<_>>()?,
         covers: covers.map(|line| cover(lines, line)).collect(),
         copies: copies.iter().map(|line| path(line.mount_point)).collect(),
-        pipes: pipes.iter().map(|line| path(line.mount_point)).collect(),
+        pipes: pipes.iter().map(|line| keeper(line)).collect(),
         before: Before::read(&String::from_utf8_lossy(&text))?,
         mount_point,
     })
@@ -165,9 +191,19 @@ fn alone(lines: &[mountinfo::Line<'_>], place: TextPath) -> Option<Parked> {
     Some(Parked { id, mount_point: place.clone(), was_at: place })
 }
 
+fn keeper(line: &mountinfo::Line<'_>) -> Keeper {
+    let options = SuperOptions::parse(&String::from_utf8_lossy(line.super_options));
+    let pipe = options.ok().and_then(|options| match options.pipe {
+        KernelPipe::Inode(inode) => Some(inode),
+        _ => None,
+    });
+    Keeper { mount_point: path(line.mount_point), pipe }
+}
+
 fn cover(lines: &[mountinfo::Line<'_>], line: &mountinfo::Line<'_>) -> Cover {
     let carries = lines.iter().find(|other| other.parent == line.id);
-    Cover { id: line.id, mount_point: path(line.mount_point), carries: carries.map(|line| line.id) }
+    let carries = carries.map(|line| line.id);
+    Cover { id: line.id, device: line.device(), mount_point: path(line.mount_point), carries }
 }
 
 fn parked_mount(target: &Target, id: u64, mount_point: TextPath) -> io::Result<Parked> {

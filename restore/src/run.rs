@@ -26,16 +26,22 @@ use crate::stage::{Published, announce, publish};
 use crate::survey::Survey;
 use crate::wait::{End, Waiter, advance};
 use crate::worker::{Place, Worker};
-use crate::{check, show, signals, survey, verify, walks};
+use crate::{check, show, signals, survey, undo, verify, walks};
 
 /// Runs the tool.
 pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let started = Instant::now();
     let voice = Voice::new(crate::TOOL, arguments.verbosity);
-    let image = read_image(arguments)?;
     let proc = Proc::open().context("cannot open /proc")?;
-    let survey = look(arguments, &proc, &image)?;
-    let plan = make_plan(arguments, image, &survey)?;
+    let Task { image, wishes } = match arguments.undo {
+        true => undo::task(&proc, arguments.pid.unwrap_or_else(Pid::this), voice)?,
+        false => Task { image: read_image(arguments)?, wishes: wishes(arguments) },
+    };
+    let mut survey = look(arguments, &proc, &image)?;
+    if arguments.undo {
+        undo::narrow(&mut survey, &image);
+    }
+    let plan = plan(image, &survey.report, &survey.numbers, &survey.parkings, &survey.masters, wishes)?;
     check_walks(arguments, &proc, &survey, &plan)?;
     plan.notes.iter().for_each(|note| voice.note(note));
     voice.detail(show::summary(&plan));
@@ -80,13 +86,21 @@ fn look(arguments: &Arguments, proc: &Proc, image: &Image) -> anyhow::Result<Sur
     }
 }
 
-fn make_plan(arguments: &Arguments, image: Image, survey: &Survey) -> anyhow::Result<Plan> {
-    let wishes = Wishes {
+/// What is to be done, from which image.
+pub struct Task {
+    /// The image.
+    pub image: Image,
+    /// What is asked for.
+    pub wishes: Wishes,
+}
+
+fn wishes(arguments: &Arguments) -> Wishes {
+    Wishes {
         replace: arguments.replace,
         fixup_only: arguments.connect == Connect::Fixup,
         identity: arguments.identity.map(Into::into),
-    };
-    Ok(plan(image, &survey.report, &survey.numbers, &survey.parkings, &survey.masters, wishes)?)
+        undo: false,
+    }
 }
 
 fn check_walks(arguments: &Arguments, proc: &Proc, survey: &Survey, plan: &Plan) -> anyhow::Result<()> {
@@ -301,6 +315,9 @@ impl Restore<'_> {
         if let Some(Published { segment, .. }) = published {
             // The error that is reported is the first one.
             let _ = segment.finish(Outcome::Failed);
+        }
+        if self.arguments.undo {
+            return error.context("not all was undone: run the same command again; it failed because");
         }
         match self.undo(worker, &published.map_or(Vec::new(), unconnected)) {
             Ok(problems) if problems.is_empty() => error.context("everything was undone"),

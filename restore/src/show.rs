@@ -27,7 +27,7 @@ fn line(plan: &Plan, index: usize, item: &Item, out: &mut impl Write) -> io::Res
     )?;
     let places = item.mounts.iter().map(|&mount| plan.image.mounts[mount].mount_point.to_string());
     write!(out, "{}", places.collect::<Vec<_>>().join(", "))?;
-    if let Some(old) = &item.old {
+    if let Some(old) = item.old.as_ref().filter(|_| item.action.makes()) {
         write!(out, " (replaces {}", old.device)?;
         if !old.content.is_empty() {
             write!(out, ", moves {} over", count(old.content.len(), "mount"))?;
@@ -42,8 +42,7 @@ fn line(plan: &Plan, index: usize, item: &Item, out: &mut impl Write) -> io::Res
 
 /// What the plan does, in one line.
 pub fn summary(plan: &Plan) -> String {
-    let actions = [Action::Keep, Action::Adopt, Action::Connect, Action::Create, Action::Leave];
-    let counted = actions.into_iter().filter_map(|action| {
+    let counted = Action::ALL.into_iter().filter_map(|action| {
         let number = plan.items.iter().filter(|item| item.action == action).count();
         (number > 0).then(|| format!("{action} {number}"))
     });

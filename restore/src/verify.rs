@@ -42,6 +42,7 @@ pub fn problems(plan: &Plan, masters: &Masters, found: &Found) -> Vec<String> {
             _ => found.by_device.get(&superblock.device),
         };
         let wrong = match pipe {
+            _ if item.action == Action::Remove => None,
             None => Some("is not mounted"),
             Some(pipe) => wrong_pipe(item.action, *pipe, masters.pipe_of(superblock)),
         };
@@ -56,7 +57,7 @@ pub fn problems(plan: &Plan, masters: &Masters, found: &Found) -> Vec<String> {
 /// `expected` is the pipe of a living master.
 fn wrong_pipe(action: Action, pipe: KernelPipe, expected: Option<&ReadPipe>) -> Option<&'static str> {
     match (action, pipe) {
-        (Action::Keep | Action::Leave, _) => None,
+        (Action::Keep | Action::Leave | Action::Remove | Action::Reset, _) => None,
         (_, KernelPipe::Inode(inode)) => {
             let is_right = expected.is_none_or(|expected| expected.write_end.inode == inode);
             (!is_right).then_some("is connected to another pipe of its master")

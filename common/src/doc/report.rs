@@ -87,6 +87,9 @@ pub struct Unfinished {
     pub work_place: TextPath,
     /// Whether it lives.
     pub restore: Life,
+    /// The options that it had, as far as they matter for the next one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
 }
 
 /// Whether a restore lives.

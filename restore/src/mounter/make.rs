@@ -83,7 +83,8 @@ impl Mounter<'_> {
     pub(super) fn make(&mut self, item: usize, action: Action, number: Number) -> anyhow::Result<()> {
         let superblock = &self.plan.image.superblocks[item];
         match action {
-            Action::Keep => return Ok(()),
+            Action::Keep | Action::Remove => return Ok(()),
+            Action::Reset => return self.reset(item),
             Action::Adopt => {
                 self.set_adopted_timeout(item, superblock.options.timeout())?;
                 return Ok(());

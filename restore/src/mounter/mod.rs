@@ -27,6 +27,7 @@ mod take;
 mod tree;
 mod undo;
 mod unmount;
+mod work_place;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -46,6 +47,7 @@ use autofs_cr_common::sys::mmap::SharedWords;
 use serde::{Deserialize, Serialize};
 
 use crate::live::Masters;
+use crate::parked::Cover;
 use crate::plan::Plan;
 pub use launch::Launch;
 use made::Made;
@@ -290,26 +292,32 @@ impl<'a> Mounter<'a> {
 
     /// What a restore that was killed made follow its copies does so no longer, so that these can be taken away.
     fn let_go_of_followers(&self) -> io::Result<()> {
-        let mut copies = self.plan.parkings.iter().flat_map(|parking| &parking.copies);
+        let mut copies = self.left_parkings().flat_map(|parking| &parking.copies);
         copies.try_for_each(|copy| park::lead_nobody(&self.root.top(copy)?.0))
     }
 
     /// Takes away what a restore that was killed covered autofs mounts with, and is there still.
     fn uncover_left_behind(&self) -> io::Result<()> {
         for cover in self.plan.parkings.iter().flat_map(|parking| &parking.covers) {
-            let (top, id) = self.root.top(&cover.mount_point)?;
-            if id == cover.id {
-                uncover(top)?;
+            if let Some(cover) = self.find_cover(cover)? {
+                uncover(cover)?;
             }
         }
         Ok(())
+    }
+
+    /// What a restore that was killed covered a place with, if it is there still.
+    fn find_cover(&self, cover: &Cover) -> io::Result<Option<OwnedFd>> {
+        let (top, id) = self.root.top(&cover.mount_point)?;
+        let is_it = id == cover.id && Some(superblock::device(&top)?) == cover.device;
+        Ok(is_it.then_some(top))
     }
 
     /// Lets go of what is only needed while it works.
     fn finish(&mut self) -> Vec<String> {
         self.numbers.release();
         self.lifts = lift::Lifts::default();
-        let mut parkings = self.plan.parkings.iter();
+        let mut parkings = self.left_parkings();
         let uncovered = self.let_go_of_followers().and_then(|()| self.uncover_left_behind());
         let removed = uncovered.and_then(|()| parkings.try_for_each(park::remove));
         let closed = self.park.take().map_or(Ok(()), Park::close);

@@ -22,8 +22,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use autofs_cr_common::channel::{Channel, MAX_DESCRIPTORS};
 use autofs_cr_common::model::{Device, TextPath};
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
-use autofs_cr_common::unfinished::{self, IMAGE, SOURCE};
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, open, openat, symlinkat, unlinkat};
+use autofs_cr_common::unfinished::{self, IMAGE};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, mkdirat, open, openat, symlinkat, unlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount,
     fsopen,
@@ -65,6 +65,8 @@ pub struct Notes<'a> {
     pub image: &'a [u8],
     /// What was there before.
     pub before: &'a str,
+    /// The options of the restore, for the source of the mount.
+    pub options: &'a [String],
 }
 
 impl Park {
@@ -76,12 +78,11 @@ impl Park {
         wanted: &HashSet<Device>,
         notes: &Notes<'_>,
     ) -> io::Result<Self> {
-        let mount = tmpfs_besides(wanted)?;
+        let mount = tmpfs_besides(wanted, &unfinished::source(notes.options))?;
         write(&mount, IMAGE, notes.image)?;
         write(&mount, BEFORE, notes.before.as_bytes())?;
         mkdirat(&mount, COVER, Mode::RWXU | Mode::from_raw_mode(0o055))?;
-        let life = File::from(openat(&mount, IMAGE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
-        unfinished::hold(&life)?;
+        let life = hold(&mount)?;
         let (folder, name) = make_directory(root, namespace)?;
         let place = open_place(&folder, &name)?;
         // A mount under a shared one would take what is parked along into other namespaces.
@@ -95,6 +96,26 @@ impl Park {
                 Err(error)
             }
         }
+    }
+
+    /// Goes on in that of a restore of the same image that was killed.
+    pub fn go_on(root: &Root, parking: &Parking) -> io::Result<Self> {
+        let (folder, name) = root.parent(&parking.mount_point)?;
+        let name = name.to_str().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mount = openat(&folder, &*name, flags, Mode::empty())?;
+        if mount_id(mount.as_fd())? != parking.id {
+            return Err(io::Error::other("another mount is there now: try again"));
+        }
+        let life = hold(&mount)?;
+        let pipes = parking.pipes.iter().filter_map(|pipe| pipe.mount_point.file_name()?.to_str());
+        let pipes = pipes.map(str::to_owned).collect();
+        let copies = parking.copies.iter().filter_map(|copy| copy.file_name()?.to_str());
+        let copies = copies.map(str::to_owned).collect();
+        let mut park = Self { folder, name, mount, life, used: 0, pipes, copies };
+        // Nobody follows them any more.
+        park.remove_copies()?;
+        Ok(park)
     }
 
     /// Moves a mount here. A link beside it says where it was, for whoever finds it.
@@ -140,9 +161,16 @@ impl Park {
 
     /// A new directory, with its name, which begins like this.
     fn new_place(&mut self, beginning: &str) -> io::Result<(String, OwnedFd)> {
-        let name = format!("{beginning}{}", self.used);
-        self.used += 1;
-        mkdirat(&self.mount, &*name, Mode::RWXU)?;
+        let name = loop {
+            let name = format!("{beginning}{}", self.used);
+            self.used += 1;
+            match mkdirat(&self.mount, &*name, Mode::RWXU) {
+                Ok(()) => break name,
+                // It is from a restore that was killed.
+                Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
         let place = openat(&self.mount, &*name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         Ok((name, place))
     }
@@ -187,6 +215,15 @@ impl Park {
         }
         Ok(unlinkat(&folder, &*name, AtFlags::REMOVEDIR)?)
     }
+}
+
+/// Says that this process is at work there. Only one can be.
+fn hold(mount: &OwnedFd) -> io::Result<File> {
+    let image = File::from(openat(mount, IMAGE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
+    flock(&image, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| io::Error::other("another autofs-restore is at work there: wait for its end"))?;
+    unfinished::hold(&image)?;
+    Ok(image)
 }
 
 fn write(mount: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -260,13 +297,13 @@ pub fn remove_directories(root: &Root, namespace: u64) {
 }
 
 /// A tmpfs that does not have one of these device numbers.
-fn tmpfs_besides(wanted: &HashSet<Device>) -> io::Result<OwnedFd> {
+fn tmpfs_besides(wanted: &HashSet<Device>, source: &str) -> io::Result<OwnedFd> {
     // Fillers are kept until another number comes, as they are handed out lowest first. Messages that nobody reads keep
     // them: this process may not have as many descriptors as there are mounts.
     let (keeper, _unread) = Channel::pair()?;
     let mut fillers = Vec::new();
     loop {
-        let made = tmpfs()?;
+        let made = tmpfs(source)?;
         if !wanted.contains(&device(&made)?) {
             return Ok(made);
         }
@@ -279,9 +316,9 @@ fn tmpfs_besides(wanted: &HashSet<Device>) -> io::Result<OwnedFd> {
     }
 }
 
-fn tmpfs() -> io::Result<OwnedFd> {
+fn tmpfs(source: &str) -> io::Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(context.as_fd(), "source", SOURCE)?;
+    fsconfig_set_string(context.as_fd(), "source", source)?;
     fsconfig_set_string(context.as_fd(), "mode", "0700")?;
     fsconfig_create(context.as_fd())?;
     Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
@@ -304,7 +341,7 @@ pub fn remove(parking: &Parking) -> io::Result<()> {
         remove_copy(&open(&**copy, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)?;
     }
     for pipe in &parking.pipes {
-        rustix::mount::unmount(&**pipe, UnmountFlags::NOFOLLOW)?;
+        rustix::mount::unmount(&*pipe.mount_point, UnmountFlags::NOFOLLOW)?;
     }
     rustix::mount::unmount(&*parking.mount_point, UnmountFlags::NOFOLLOW)?;
     std::fs::remove_dir(&parking.mount_point)

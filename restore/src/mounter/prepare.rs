@@ -74,7 +74,7 @@ impl Mounter<'_> {
         }
         let mut taken = self.taken.remove(&item).unwrap_or_default();
         if !planned.action.makes() {
-            let device = self.plan.image.superblocks[item].device;
+            let device = planned.there.unwrap_or(self.plan.image.superblocks[item].device);
             for &mount in &planned.mounts {
                 let mount_point = self.plan.image.mounts[mount].mount_point.clone();
                 let fd = self.open_mount(&mount_point, device)?;
@@ -118,7 +118,8 @@ impl Mounter<'_> {
     pub(super) fn open_adopted(&self, index: usize) -> anyhow::Result<OwnedFd> {
         let mount = self.plan.items[index].mounts.first();
         let mount_point = mount.map(|&mount| self.plan.image.mounts[mount].mount_point.clone());
-        self.open_mount(&mount_point.unwrap_or_default(), self.plan.image.superblocks[index].device)
+        let device = self.plan.items[index].there.unwrap_or(self.plan.image.superblocks[index].device);
+        self.open_mount(&mount_point.unwrap_or_default(), device)
     }
 
     pub(super) fn open_mount(&self, mount_point: &TextPath, device: Device) -> anyhow::Result<OwnedFd> {

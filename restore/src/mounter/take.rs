@@ -7,18 +7,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use autofs_cr_common::doc;
-use autofs_cr_common::model::{MountType, Options, TextPath};
+use autofs_cr_common::model::TextPath;
 use autofs_cr_common::proc::Proc;
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
-use autofs_cr_common::unfinished::PIPE_SOURCE;
-use rustix::mount::MountAttrFlags;
 
-use super::park::{Notes, Park};
-use super::superblock::{self, Recipe};
+use super::superblock;
 use super::unmount::{Site, uncover};
 use super::{Mounter, moves};
-use crate::plan::Content;
+use crate::plan::{Action, Content};
 
 /// A superblock that is to go, or that parked mounts belong on.
 #[derive(Debug, Default)]
@@ -80,6 +76,9 @@ impl Mounter<'_> {
     /// Takes the old superblock of an item away.
     pub(super) fn take(&mut self, item: usize) -> anyhow::Result<()> {
         let Some(old) = &self.plan.items[item].old else { return Ok(()) };
+        if self.plan.items[item].action == Action::Remove {
+            return self.remove(item);
+        }
         if self.lift_old(item, old)? {
             return Ok(());
         }
@@ -193,45 +192,6 @@ impl Mounter<'_> {
         Ok(())
     }
 
-    /// The work place, made when it is needed first.
-    pub(super) fn open_park(&mut self) -> anyhow::Result<&mut Park> {
-        let park = match self.park.take() {
-            Some(park) => park,
-            None => {
-                let mut image = Vec::new();
-                doc::write(&self.plan.image, &mut image)?;
-                let notes = Notes { image: &image, before: &self.plan.before.write() };
-                Park::open(&self.root, self.namespace, &self.plan.wanted, &notes)
-                    .context("cannot make a work place, a tmpfs on /run")?
-            }
-        };
-        Ok(self.park.insert(park))
-    }
-
-    /// Keeps the pipe of a superblock that is to go open, by a mount: its master takes it for given up when nobody has a
-    /// write end any more, and this process may be killed.
-    pub(super) fn keep_pipe(&mut self, item: usize) -> anyhow::Result<()> {
-        let superblock = &self.plan.image.superblocks[item];
-        let (Some(_), Some(pipe)) = (&self.plan.items[item].old, self.masters.pipe_of(superblock)) else {
-            return Ok(());
-        };
-        if !self.kept.insert(pipe.write_end.inode) {
-            return Ok(());
-        }
-        let recipe = Recipe {
-            // Who walks there asks for nothing: only names in it are triggers.
-            options: &Options { mount_type: MountType::Indirect, ..superblock.options.clone() },
-            source: &TextPath::from(std::path::PathBuf::from(PIPE_SOURCE)),
-            pipe: pipe.write_end.fd.as_fd(),
-            group: self.group,
-            attributes: MountAttrFlags::empty(),
-        };
-        let wanted = &self.plan.wanted;
-        let made = self.numbers.any_but(|device| wanted.contains(&device), || superblock::create(&recipe));
-        let mount = made.context("cannot make a mount that keeps its pipe open")?;
-        self.open_park()?.keep_pipe(&mount).context("cannot keep its pipe open")
-    }
-
     /// Puts back what a restore that was killed moved away from the superblock, where that is there still.
     pub(super) fn settle(&mut self, item: usize) -> anyhow::Result<()> {
         let plan = self.plan;
@@ -241,10 +201,7 @@ impl Mounter<'_> {
                 let content = self.root.mount(&cover.mount_point, id)?;
                 self.store(item, content, &cover.mount_point)?;
             }
-            let (top, id) = self.root.top(&cover.mount_point)?;
-            if id != cover.id {
-                continue;
-            }
+            let Some(top) = self.find_cover(cover)? else { continue };
             let mut roots = self.taken.get_mut(&item).into_iter().flat_map(|taken| &mut taken.roots);
             match roots.find(|root| root.mount_point == cover.mount_point) {
                 Some(root) => root.cover = Some(Cover::On(top)),

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 
 use anyhow::Context;
 use autofs_cr_common::model::TextPath;
+use autofs_cr_common::sys::autofs::set_timeout_as_admin;
 use autofs_cr_common::sys::mount::{PropagationType, mount_setattr};
 use autofs_cr_common::target::is_alive;
 
@@ -61,6 +62,32 @@ impl Mounter<'_> {
             }
         }
         problems
+    }
+
+    /// Takes the mounts away that a restore which was killed has made where nothing was.
+    pub(super) fn remove(&mut self, item: usize) -> anyhow::Result<()> {
+        let Some(taken) = self.taken.remove(&item) else { return Ok(()) };
+        for root in taken.roots.into_iter().rev() {
+            let site = Site::find(&self.root, &root.mount_point, root.id)?;
+            // Who waits for its master would wait on, and keep it busy.
+            self.device.make_catatonic(root.fd.as_fd())?;
+            drop(root.fd);
+            site.unmount().with_context(|| format!("cannot unmount {}", root.mount_point))?;
+        }
+        Ok(())
+    }
+
+    /// Cuts a superblock off again that a restore which was killed adopted, if it was, with the timeout that it had.
+    pub(super) fn reset(&mut self, item: usize) -> anyhow::Result<()> {
+        let device = self.plan.image.superblocks[item].device;
+        let root = self.open_adopted(item)?;
+        if let Some(timeout) = self.plan.before.timeouts.get(&device) {
+            set_timeout_as_admin(root.as_fd(), *timeout).context("cannot set its timeout back")?;
+        }
+        if self.plan.before.cut_off.contains(&device) {
+            self.device.make_catatonic(root.as_fd()).context("cannot make it catatonic again")?;
+        }
+        Ok(())
     }
 
     /// Unmounts a mount that was made, if nothing is mounted on it.

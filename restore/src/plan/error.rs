@@ -58,6 +58,8 @@ pub enum PlanError {
          left as it is, or dump again"
     )]
     ServedSince { mount_point: TextPath, master: String },
+    #[error("{mount_point} is to be taken away again, and {content} is mounted on it: unmount that first")]
+    InUse { mount_point: TextPath, content: TextPath },
     #[error("{mount_point} is only partly there: {missing} is missing; unmount it, or use --replace")]
     PartlyThere { mount_point: TextPath, missing: TextPath },
 }

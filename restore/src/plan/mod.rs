@@ -5,6 +5,8 @@
 //! |---|---|
 //! | `there.rs` | what is there, by what the planner asks for |
 //! | `planner.rs` | the plan for one superblock |
+//! | `undone.rs` | the same, to go back |
+//! | `wishes.rs` | what the user asked for |
 //! | `numbers.rs` | which device numbers are free, or become so |
 //! | `error.rs` | why there is no plan |
 
@@ -12,14 +14,15 @@ mod error;
 mod numbers;
 mod planner;
 mod there;
+mod undone;
+mod wishes;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use autofs_cr_common::doc::image::{Directory, Image};
 use autofs_cr_common::doc::report::{self, Report};
-use autofs_cr_common::masters::Identity;
-use autofs_cr_common::model::{Device, Pid, TextPath};
+use autofs_cr_common::model::{Device, Pid, State, TextPath};
 
 use crate::before::Before;
 use crate::layout::{self, Layout};
@@ -29,17 +32,7 @@ pub use error::PlanError;
 pub use numbers::{Elsewhere, Numbers, OnIt, Seen, Who};
 use planner::Planner;
 use there::There;
-
-/// What the user asked for.
-#[derive(Clone, Copy, Debug)]
-pub struct Wishes {
-    /// Replace autofs mounts that are in the way.
-    pub replace: bool,
-    /// Connect only by a fixup, also where it is not needed.
-    pub fixup_only: bool,
-    /// What every master compares, in place of what is known of its kind.
-    pub identity: Option<Identity>,
-}
+pub use wishes::Wishes;
 
 /// What is done with one superblock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +48,10 @@ pub enum Action {
     Create,
     /// It is made catatonic, as it was.
     Leave,
+    /// To go back: it was made where nothing was, and is taken away.
+    Remove,
+    /// To go back: it was adopted, and is cut off again as it was, with the timeout that it had.
+    Reset,
 }
 
 impl fmt::Display for Action {
@@ -65,11 +62,17 @@ impl fmt::Display for Action {
             Self::Connect => "connect",
             Self::Create => "create",
             Self::Leave => "leave",
+            Self::Remove => "remove",
+            Self::Reset => "reset",
         })
     }
 }
 
 impl Action {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Keep, Self::Adopt, Self::Connect, Self::Create, Self::Leave, Self::Remove, Self::Reset];
+
     /// Whether a new superblock is made.
     pub fn makes(self) -> bool {
         matches!(self, Self::Connect | Self::Create | Self::Leave)
@@ -98,6 +101,8 @@ pub struct Item {
     pub parked: Vec<Parked>,
     /// What a restore that was killed covered it with.
     pub covers: Vec<Cover>,
+    /// The superblock that stays in its place, if that need not be the one of the image.
+    pub there: Option<Device>,
     /// Directories that are needed for what is mounted on it now, and that the image does not have.
     pub missing: Vec<Directory>,
     /// The process group of its living master, in the target's pid namespace.
@@ -174,6 +179,10 @@ pub struct Plan {
     pub groups: Vec<Vec<usize>>,
     /// The work places of restores that were killed: to be taken away.
     pub parkings: Vec<Parking>,
+    /// That of them which this restore goes on in, as it is of the same image.
+    pub goes_on_in: Option<usize>,
+    /// What the user asked for.
+    pub wishes: Wishes,
     /// What was there before the first change.
     pub before: Before,
     /// What the user should know of it.
@@ -193,13 +202,21 @@ pub fn plan(
     let layout = Layout::of(&image);
     let mut items = Vec::with_capacity(image.superblocks.len());
     let mut notes = masters.doubts.clone();
-    let mut earlier = Before::default();
-    parkings.iter().for_each(|parking| earlier.after(&parking.before));
+    let goes_on_in = same_image(parkings, &image);
+    let earlier = Earlier::of(parkings, goes_on_in);
     for superblock in &image.superblocks {
-        let planner =
-            Planner { image: &image, layout: &layout, there: &there, parkings, masters, wishes, superblock };
+        let planner = Planner {
+            image: &image,
+            layout: &layout,
+            there: &there,
+            parkings,
+            earlier: &earlier,
+            masters,
+            wishes,
+            superblock,
+        };
         let mut item = planner.item(layout.mounts_of(superblock.device))?;
-        planner.add_left_behind(&mut item, &earlier);
+        planner.add_left_behind(&mut item);
         notes.extend(item.note.clone());
         items.push(item);
         if there.asked.contains(&superblock.device) {
@@ -230,11 +247,52 @@ pub fn plan(
     let groups = layout.groups(&items, &item_of);
     let before = before(&image, &items, &there, &earlier);
     let parents = layout.parents;
-    Ok(Plan { image, items, wanted, item_of, parents, groups, parkings: parkings.to_vec(), before, notes })
+    let parkings = parkings.to_vec();
+    Ok(Plan { image, items, wanted, item_of, parents, groups, parkings, goes_on_in, wishes, before, notes })
+}
+
+impl Plan {
+    /// The image as it was given: without the directories that were added for what is mounted now.
+    pub fn given_image(&self) -> Image {
+        let mut image = self.image.clone();
+        for (superblock, item) in image.superblocks.iter_mut().zip(&self.items) {
+            superblock.directories.truncate(superblock.directories.len() - item.missing.len());
+        }
+        image
+    }
+}
+
+/// The work place of a restore with the same image. Its record was made before the first change, so what is to be done is
+/// gone on with there. The first one, if there are more.
+fn same_image(parkings: &[Parking], image: &Image) -> Option<usize> {
+    let places = parkings.iter().enumerate();
+    let same = places.filter(|(_, parking)| !parking.is_finished && parking.image.as_ref() == Some(image));
+    same.min_by_key(|(_, parking)| parking.id).map(|(index, _)| index)
+}
+
+/// What restores that were killed wrote down.
+struct Earlier {
+    before: Before,
+    /// It is of the same image: it knows all that was there.
+    is_whole: bool,
+}
+
+impl Earlier {
+    fn of(parkings: &[Parking], same_image: Option<usize>) -> Self {
+        if let Some(index) = same_image {
+            return Self { before: parkings[index].before.clone(), is_whole: true };
+        }
+        let mut before = Before::default();
+        parkings.iter().for_each(|parking| before.after(&parking.before));
+        Self { before, is_whole: false }
+    }
 }
 
 /// What was there before this restore, and before the `earlier` ones whose work it goes on with.
-fn before(image: &Image, items: &[Item], there: &There<'_>, earlier: &Before) -> Before {
+fn before(image: &Image, items: &[Item], there: &There<'_>, earlier: &Earlier) -> Before {
+    if earlier.is_whole {
+        return earlier.before.clone();
+    }
     let mut before = Before::default();
     for (superblock, item) in image.superblocks.iter().zip(items) {
         if item.was_free {
@@ -242,8 +300,14 @@ fn before(image: &Image, items: &[Item], there: &There<'_>, earlier: &Before) ->
         }
         let adopted = there.report.superblock(superblock.device).filter(|_| item.action == Action::Adopt);
         before.timeouts.extend(adopted.map(|there| (superblock.device, there.options.timeout())));
+        let old = item.old.as_ref().and_then(|old| there.report.superblock(old.device));
+        let is_cut_off =
+            |there: &report::Superblock| matches!(there.state, State::Catatonic | State::Orphaned);
+        if adopted.or(old).is_some_and(is_cut_off) {
+            before.cut_off.insert(superblock.device);
+        }
     }
-    before.after(earlier);
+    before.after(&earlier.before);
     before
 }
 

@@ -10,8 +10,7 @@ use autofs_cr_common::masters::{Identity, MasterKind};
 use autofs_cr_common::model::{Device, Pid, State, TextPath};
 
 use super::there::There;
-use super::{Action, Content, Item, Old, OldMount, PlanError, Wishes};
-use crate::before::Before;
+use super::{Action, Content, Earlier, Item, Old, OldMount, PlanError, Wishes};
 use crate::layout::Layout;
 use crate::live::{Live, Masters, ReadPipe};
 use crate::parked::{Parked, Parking};
@@ -25,6 +24,7 @@ pub(super) struct Planner<'a> {
     pub(super) layout: &'a Layout,
     pub(super) there: &'a There<'a>,
     pub(super) parkings: &'a [Parking],
+    pub(super) earlier: &'a Earlier,
     pub(super) masters: &'a Masters,
     pub(super) wishes: Wishes,
     pub(super) superblock: &'a Superblock,
@@ -33,6 +33,9 @@ pub(super) struct Planner<'a> {
 impl Planner<'_> {
     pub(super) fn item(&self, mounts: Vec<usize>) -> Result<Item, PlanError> {
         let found = self.found(&mounts)?;
+        if self.wishes.undo {
+            return self.undone(found, mounts);
+        }
         let served_anyway = found.and_then(|found| self.served_anyway(found));
         if let Some(served) = served_anyway.filter(|_| !self.wishes.replace) {
             return Ok(self.left_alone(served, mounts));
@@ -40,13 +43,15 @@ impl Planner<'_> {
         if self.live().is_some() && self.pipe().is_none() && self.superblock.state != State::Catatonic {
             return Err(self.not_read(&mounts, served_anyway.is_some()));
         }
-        let old = match found {
-            Some(device) if !self.wishes.replace => {
-                return self.in_place(device, mounts);
-            }
-            Some(device) => Some(self.old(device, &mounts)?),
-            None => None,
-        };
+        match found {
+            Some(device) if !self.wishes.replace => self.in_place(device, mounts),
+            found => self.made(found, mounts),
+        }
+    }
+
+    /// A new one is made, where `found` has to go if there is one.
+    pub(super) fn made(&self, found: Option<Device>, mounts: Vec<usize>) -> Result<Item, PlanError> {
+        let old = found.map(|device| self.old(device, &mounts)).transpose()?;
         let parked = self.parked(&mounts);
         let content = old.iter().flat_map(|old| old.content.iter().map(|content| &content.mount_point));
         let inside = self.inside(content.chain(parked.iter().map(|parked| &parked.was_at)), &mounts);
@@ -57,7 +62,7 @@ impl Planner<'_> {
         Ok(Item { action, old, mounts, keeps_device, parked, missing, group, ..Item::default() })
     }
 
-    fn first_mount_point(&self, mounts: &[usize]) -> TextPath {
+    pub(super) fn first_mount_point(&self, mounts: &[usize]) -> TextPath {
         mounts.first().map(|&index| self.image.mounts[index].mount_point.clone()).unwrap_or_default()
     }
 
@@ -81,7 +86,7 @@ impl Planner<'_> {
             }
         }
         match (found, missing) {
-            (Some(_), Some(missing)) if !self.wishes.replace => {
+            (Some(_), Some(missing)) if !self.wishes.replace && !self.wishes.undo => {
                 Err(PlanError::PartlyThere { mount_point: self.first_mount_point(mounts), missing })
             }
             (found, _) => Ok(found),
@@ -122,7 +127,7 @@ impl Planner<'_> {
     }
 
     /// Whether a superblock that is there is connected as the image says.
-    fn is_right(&self, there: &report::Superblock) -> bool {
+    pub(super) fn is_right(&self, there: &report::Superblock) -> bool {
         match self.superblock.state {
             State::Catatonic => there.state == State::Catatonic,
             state => {
@@ -188,7 +193,7 @@ impl Planner<'_> {
         self.wishes.identity.unwrap_or(known)
     }
 
-    fn old(&self, device: Device, mounts: &[usize]) -> Result<Old, PlanError> {
+    pub(super) fn old(&self, device: Device, mounts: &[usize]) -> Result<Old, PlanError> {
         let places: HashSet<&TextPath> =
             mounts.iter().map(|&index| &self.image.mounts[index].mount_point).collect();
         let there = self.there.of.get(&device).map_or(&[][..], Vec::as_slice);
@@ -209,13 +214,14 @@ impl Planner<'_> {
     }
 
     /// Adds what a restore that was killed left, and what was there before it.
-    pub(super) fn add_left_behind(&self, item: &mut Item, before: &Before) {
+    pub(super) fn add_left_behind(&self, item: &mut Item) {
         let places: HashSet<&TextPath> =
             item.mounts.iter().map(|&index| &self.image.mounts[index].mount_point).collect();
         let covers = self.parkings.iter().flat_map(|parking| &parking.covers);
         item.covers = covers.filter(|cover| places.contains(&cover.mount_point)).cloned().collect();
         let is_free = item.action.makes() && item.old.is_none() && item.parked.is_empty();
-        item.was_free = is_free || before.free.contains(&self.superblock.device);
+        let was_free = self.earlier.before.free.contains(&self.superblock.device);
+        item.was_free = was_free || (is_free && !self.earlier.is_whole);
         let Some(old) = &mut item.old else { return };
         // It is back on the old one when that is taken away.
         let parked = item.parked.iter().map(|parked| (parked.id, &parked.was_at));
@@ -227,7 +233,7 @@ impl Planner<'_> {
     }
 
     /// What a killed restore moved away from these mounts.
-    fn parked(&self, mounts: &[usize]) -> Vec<Parked> {
+    pub(super) fn parked(&self, mounts: &[usize]) -> Vec<Parked> {
         let all = self.parkings.iter().flat_map(|parking| &parking.mounts);
         all.filter(|parked| {
             self.layout.around(self.image, &parked.was_at).is_some_and(|mount| mounts.contains(&mount))
