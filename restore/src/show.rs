@@ -47,5 +47,9 @@ pub fn summary(plan: &Plan) -> String {
         (number > 0).then(|| format!("{action} {number}"))
     });
     let text = counted.collect::<Vec<_>>().join(", ");
-    if text.is_empty() { "the image has no autofs mounts".to_owned() } else { text }
+    match text.as_str() {
+        "" if plan.wishes.undo => "nothing was changed".to_owned(),
+        "" => "the image has no autofs mounts".to_owned(),
+        _ => text,
+    }
 }
