@@ -1,6 +1,9 @@
-//! Exit codes: the same four in all tools, and the only place that turns an error into one.
+//! How a tool begins and ends: the same in all of them. Exit codes, and the only place that turns an error into one.
 
 use std::process::ExitCode;
+
+use crate::limits::ensure_enough_descriptors;
+use crate::power::{self, Role};
 
 /// How a tool ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +39,21 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Ends `main`: prints the error, if there is one, as `tool: what: why`, once.
-pub fn conclude(tool: &str, result: anyhow::Result<Exit>) -> ExitCode {
+/// The whole of a `main`, once the arguments are known: does `work` with no more power than these roles take, and room for its
+/// descriptors. Prints the error, if there is one, as `tool: what: why`, once.
+pub fn run(tool: &str, roles: &[Role], work: impl FnOnce() -> anyhow::Result<Exit>) -> ExitCode {
+    // Descriptors first: a look at the capabilities takes some.
+    let settled = ensure_enough_descriptors().and_then(|()| power::settle(roles));
+    conclude(tool, settled.and_then(|()| work()))
+}
+
+fn conclude(tool: &str, result: anyhow::Result<Exit>) -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         // The reader of our output has what it wanted, as in `autofs-inspect | head -1`.
         Err(error) if is_broken_pipe(&error) => Exit::Done.into(),
         Err(error) => {
-            crate::cli::say(tool, format_args!("{}", crate::power::explain(&error)));
+            crate::cli::say(tool, format_args!("{}", power::explain(&error)));
             Exit::Failed.into()
         }
     }

@@ -43,9 +43,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use autofs_cr_common::cli::{Voice, arguments, may_colour};
 use autofs_cr_common::doc::{self, DocError, Output, Report};
-use autofs_cr_common::exit::{Exit, conclude};
-use autofs_cr_common::limits::ensure_enough_descriptors;
-use autofs_cr_common::power::{self, Role};
+use autofs_cr_common::exit::{self, Exit};
+use autofs_cr_common::power::Role;
 use autofs_cr_common::proc::Proc;
 use autofs_cr_common::scan::{Needs, Scope, scan};
 
@@ -61,8 +60,7 @@ const TOOL: &str = "autofs-inspect";
 fn main() -> ExitCode {
     let cli: Cli = arguments();
     let form = cli.form();
-    let settled = ensure_enough_descriptors().and_then(|()| power::settle(&roles(&form)));
-    conclude(TOOL, settled.and_then(|()| run(&cli, form)))
+    exit::run(TOOL, &roles(&form), || run(&cli, form))
 }
 
 /// What it does, as far as it takes power.
