@@ -101,23 +101,18 @@ pub fn hold(image: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a restore is at work in a namespace, and lives.
-pub fn is_at_work(namespace: &Namespace) -> bool {
-    namespace.unfinished.as_ref().is_some_and(|unfinished| unfinished.restore == Life::AtWork)
-}
-
-/// What to tell of a namespace in which a restore has not come to its end.
-pub fn describe(namespace: &Namespace) -> Option<String> {
-    let Unfinished { work_place, restore, options } = namespace.unfinished.as_ref()?;
+/// What to tell of a restore that has not come to its end in a namespace.
+pub fn describe(namespace: &Namespace, unfinished: &Unfinished) -> String {
+    let Unfinished { work_place, restore, options } = unfinished;
     let what = format!("{work_place}: an autofs-restore");
     let place = format!("in the mount namespace of process {}", namespace.process);
     let left =
         format!("and has left mounts out of their places; {}", ways_out(namespace, work_place, options));
-    Some(match restore {
+    match restore {
         Life::AtWork => format!("{what} is at work {place}: look again when it has ended"),
         Life::Killed => format!("{what} was killed {place} {left}"),
         Life::Unknown => format!("{what} is at work {place}, or was killed {left}"),
-    })
+    }
 }
 
 /// How a restore that was killed is brought to its end, and how it is undone.

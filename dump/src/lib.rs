@@ -83,8 +83,8 @@ fn settled_image(cli: &Cli, proc: &Proc, voice: Voice) -> Result<Image> {
 fn image(cli: &Cli, proc: &Proc, collected: &Collected, voice: Voice) -> Result<Image> {
     let Collected { report, namespace, target } = collected;
     // Else the last image that has all might be written over.
-    if let Some(unfinished) = unfinished::describe(namespace) {
-        bail!("an image made now would lack mounts: {unfinished}");
+    if let Some(unfinished) = &namespace.unfinished {
+        bail!("an image made now would lack mounts: {}", unfinished::describe(namespace, unfinished));
     }
     if report.superblocks.is_empty() {
         voice.note("no autofs mount is there");

@@ -1,6 +1,7 @@
 //! Which mounts need attention.
 
-use autofs_cr_common::unfinished;
+use autofs_cr_common::doc::report::Life;
+use autofs_cr_common::unfinished::describe;
 
 use crate::columns::Settings;
 use crate::view::View;
@@ -11,13 +12,8 @@ use crate::{repair, trouble};
 /// and what repairs it.
 pub fn unhealthy(view: &View<'_>, settings: &Settings) -> Vec<String> {
     let several = view.report.namespaces.len() > 1;
-    let mut lines: Vec<String> = view
-        .report
-        .namespaces
-        .iter()
-        .filter(|namespace| !unfinished::is_at_work(namespace))
-        .filter_map(unfinished::describe)
-        .collect();
+    let killed = view.unfinished().filter(|(_, unfinished)| unfinished.restore != Life::AtWork);
+    let mut lines: Vec<String> = killed.map(|(namespace, restore)| describe(namespace, restore)).collect();
     for row in view.rows() {
         let Some(trouble) = trouble::of(&row, settings.patience) else { continue };
         let mut line = row.mount.mount_point.to_string();

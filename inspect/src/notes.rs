@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use autofs_cr_common::cli::count;
 use autofs_cr_common::doc::Report;
 use autofs_cr_common::model::State;
-use autofs_cr_common::unfinished;
+use autofs_cr_common::unfinished::describe;
 
 use crate::columns::Settings;
 use crate::repairs::Repairs;
@@ -49,7 +49,8 @@ pub fn waits(view: &View<'_>, settings: &Settings, all: bool) -> Vec<String> {
 /// Which restore has not come to its end, what repairs what, and a line of counts at the end.
 pub fn conclusion(view: &View<'_>, settings: &Settings) -> Vec<String> {
     let repairs = Repairs::of(view.rows(), settings.patience);
-    let mut lines: Vec<String> = view.report.namespaces.iter().filter_map(unfinished::describe).collect();
+    let restores = view.unfinished().map(|(namespace, restore)| describe(namespace, restore));
+    let mut lines: Vec<String> = restores.collect();
     lines.extend(first(repairs.lines(), "repair", "TARGET,REPAIR"));
     lines.extend(counts(view));
     lines

@@ -127,7 +127,7 @@ impl Planner<'_> {
     }
 
     /// Whether a superblock that is there is connected as the image says.
-    pub(super) fn is_right(&self, there: &report::Superblock) -> bool {
+    fn is_right(&self, there: &report::Superblock) -> bool {
         match self.superblock.state {
             State::Catatonic => there.state == State::Catatonic,
             state => {
