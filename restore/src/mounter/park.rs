@@ -235,9 +235,11 @@ fn write(mount: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
 /// The directory that the work place is mounted on: one that a restore was killed with is used again, so that none is left
 /// for ever.
 fn make_directory(root: &Root, namespace: u64) -> io::Result<(OwnedFd, String)> {
+    let tree = Tree::read()?;
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for folder in FOLDERS {
-        match open_folder(root, folder).and_then(|folder| Ok((first_free(&folder, namespace)?, folder))) {
+        let opened = open_folder(root, folder, &tree);
+        match opened.and_then(|folder| Ok((first_free(&folder, namespace)?, folder))) {
             Ok((name, folder)) => return Ok((folder, name)),
             Err(error) => last = error,
         }
@@ -246,11 +248,11 @@ fn make_directory(root: &Root, namespace: u64) -> io::Result<(OwnedFd, String)> 
 }
 
 /// What is on an autofs mount may have to be parked itself.
-fn open_folder(root: &Root, folder: &str) -> io::Result<OwnedFd> {
+fn open_folder(root: &Root, folder: &str, tree: &Tree) -> io::Result<OwnedFd> {
     // Without O_DIRECTORY, so that an autofs mount there is not triggered.
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let place = openat(root, folder, flags, Mode::empty())?;
-    if Tree::read()?.is_on_autofs(mount_id(place.as_fd())?) {
+    if tree.is_on_autofs(mount_id(place.as_fd())?) {
         return Err(io::Error::other("an autofs mount is in each place where it could be"));
     }
     Ok(openat(&place, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
@@ -285,7 +287,8 @@ fn names(namespace: u64) -> impl Iterator<Item = String> {
 
 /// Takes the directories away that restores of this mount namespace were killed with.
 pub fn remove_directories(root: &Root, namespace: u64) {
-    for folder in FOLDERS.into_iter().filter_map(|folder| open_folder(root, folder).ok()) {
+    let Ok(tree) = Tree::read() else { return };
+    for folder in FOLDERS.into_iter().filter_map(|folder| open_folder(root, folder, &tree).ok()) {
         for name in names(namespace) {
             match unlinkat(&folder, &*name, AtFlags::REMOVEDIR) {
                 // Something is mounted on it, or has been put into it.
