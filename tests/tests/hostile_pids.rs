@@ -87,6 +87,15 @@ fn options() -> MasterOptions {
     MasterOptions::new().direct("d").indirect("i")
 }
 
+/// A sandbox whose mounts are catatonic, with the master that lives and their image.
+fn cut_off() -> Result<(Sandbox, Master, String)> {
+    let sandbox = Sandbox::builder().shm().build()?;
+    let master = sandbox.master(options())?;
+    let image = dump(&sandbox);
+    make_catatonic(&sandbox, &image);
+    Ok((sandbox, master, image))
+}
+
 fn tool(sandbox: &Sandbox, name: &str) -> TestCommand {
     sandbox.command(program(name))
 }
@@ -95,10 +104,7 @@ fn tool(sandbox: &Sandbox, name: &str) -> TestCommand {
 fn who_has_the_id_of_a_master_of_an_image_is_not_taken_for_it() -> Result<()> {
     require!(Root, Autofs, Ptrace);
     let _alone = alone();
-    let sandbox = Sandbox::builder().shm().build()?;
-    let master = sandbox.master(options())?;
-    let image = dump(&sandbox);
-    make_catatonic(&sandbox, &image);
+    let (sandbox, master, image) = cut_off()?;
     let impostor = Impostor::replace(&sandbox, master)?;
     let mounts = sandbox.mountinfo();
     let restore = tool(&sandbox, "autofs-restore").arg("--timeout=2").stdin(image);
@@ -114,10 +120,7 @@ fn who_has_the_id_of_a_master_of_an_image_is_not_taken_for_it() -> Result<()> {
 fn nor_is_one_that_gets_it_between_restore_and_fixup() -> Result<()> {
     require!(Root, Autofs, Ptrace);
     let _alone = alone();
-    let sandbox = Sandbox::builder().shm().build()?;
-    let master = sandbox.master(options())?;
-    let image = dump(&sandbox);
-    make_catatonic(&sandbox, &image);
+    let (sandbox, master, image) = cut_off()?;
     let mounts = sandbox.mountinfo();
     let fifo = sandbox.path("stage");
     nix::unistd::mkfifo(&sandbox.outside(&fifo), nix::sys::stat::Mode::S_IRWXU)?;
