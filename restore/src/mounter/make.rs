@@ -91,10 +91,10 @@ impl Mounter<'_> {
             }
             Action::Connect | Action::Create | Action::Leave => {}
         }
-        let whole = self.create(item, action, number).map_err(|error| match self.master_lives(item) {
-            false if action == Action::Connect => error.context("its master has ended"),
-            _ => error,
-        })?;
+        let whole = match self.ahead.remove(&item) {
+            Some(whole) => whole,
+            None => self.create(item, action, number)?,
+        };
         let root = superblock::open_root(&whole).context("cannot open its root")?;
         // By the older ioctl, as the newer one is for its process group.
         set_timeout_as_admin(root.as_fd(), superblock.options.timeout()).context("cannot set its timeout")?;
@@ -158,7 +158,14 @@ impl Mounter<'_> {
     }
 
     /// Makes the superblock of an item, with its device number.
-    fn create(&mut self, item: usize, action: Action, number: Number) -> anyhow::Result<OwnedFd> {
+    pub(super) fn create(&mut self, item: usize, action: Action, number: Number) -> anyhow::Result<OwnedFd> {
+        self.create_by(item, action, number).map_err(|error| match self.master_lives(item) {
+            false if action == Action::Connect => error.context("its master has ended"),
+            _ => error,
+        })
+    }
+
+    fn create_by(&mut self, item: usize, action: Action, number: Number) -> anyhow::Result<OwnedFd> {
         let plan = self.plan;
         let superblock = &plan.image.superblocks[item];
         let planned = &plan.items[item];

@@ -4,13 +4,14 @@
 //!
 //! | order | what it does |
 //! |---|---|
-//! | [`Order::Prepare`] | finds every place and every superblock that is to go; changes nothing |
+//! | [`Order::Prepare`] | finds every place and every superblock that is to go, and makes those whose numbers are free; nobody sees a change |
 //! | [`Order::Make`] | takes groups of items one by one: moves content away, takes the old superblock away, makes the new one, moves content back |
 //! | [`Order::Undo`] | takes away what it made, or puts back an equal one of what it took away |
 //! | [`Order::Launch`] | becomes the init of a fresh namespace |
 //!
 //! It is killed when it says nothing for long, as it may be blocked on an autofs mount.
 
+mod ahead;
 pub mod fresh;
 mod late;
 mod launch;
@@ -129,6 +130,8 @@ pub struct Mounter<'a> {
     taken: HashMap<usize, Taken>,
     /// Superblocks that are adopted, by item.
     adopted: HashMap<usize, make::Adopted>,
+    /// Superblocks that were made while preparing, and are nowhere yet, by item.
+    ahead: HashMap<usize, OwnedFd>,
     /// Mounts whose places were found while preparing.
     found: HashSet<usize>,
     /// The mounts that were made.
@@ -228,6 +231,7 @@ impl<'a> Mounter<'a> {
             kept: HashSet::new(),
             taken: HashMap::new(),
             adopted: HashMap::new(),
+            ahead: HashMap::new(),
             found: HashSet::new(),
             made: Made::new(raise_descriptors()),
             outer: plan.parents.iter().copied().flatten().collect(),
@@ -249,7 +253,7 @@ impl<'a> Mounter<'a> {
             };
             let done = matches!(order, Order::Finish);
             let answer = match order {
-                Order::Prepare => self.prepare().map(|()| Answer::Prepared),
+                Order::Prepare => self.prepare().and_then(|()| self.make_ahead()).map(|()| Answer::Prepared),
                 Order::Make(groups) => self.make_groups(&groups).map(|()| Answer::Made),
                 Order::Unconnected(items) => {
                     self.unconnected.extend(items);

@@ -19,6 +19,8 @@ impl Mounter<'_> {
     /// Goes back as far as possible, and tells what could not be put back as it was. `unconnected` is sorted.
     pub(super) fn undo(&mut self, unconnected: &[usize]) -> Vec<String> {
         let mut problems = Vec::new();
+        // What an undo makes in their places is made otherwise.
+        self.ahead.clear();
         let begun: Vec<usize> = self.begun.drain(..).collect();
         for &item in begun.iter().rev() {
             self.progress.set(item);
