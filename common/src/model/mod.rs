@@ -13,7 +13,7 @@ mod state;
 
 pub use device::{Device, ParseDeviceError};
 pub use fdflags::FdFlags;
-pub use options::{KernelPipe, MountType, Options, ParseOptionsError, SuperOptions};
+pub use options::{KernelPipe, MountType, Options, OptionsReader, ParseOptionsError, SuperOptions};
 pub use path::{ParsePathError, TextPath};
 pub use pid::{ParsePidError, Pid};
 pub use propagation::{ParsePropagationError, Propagation};

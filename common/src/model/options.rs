@@ -98,6 +98,25 @@ pub struct SuperOptions {
     pub pipe: KernelPipe,
 }
 
+/// Reads the super options of one line of mountinfo after the other. Those of many in a row can be the same, and
+/// are read once then.
+#[derive(Debug, Default)]
+pub struct OptionsReader {
+    last: Option<(Vec<u8>, SuperOptions)>,
+}
+
+impl OptionsReader {
+    /// Reads the super options field of the next line.
+    pub fn read(&mut self, field: &[u8]) -> Result<SuperOptions, ParseOptionsError> {
+        if let Some((_, options)) = self.last.as_ref().filter(|(text, _)| text == field) {
+            return Ok(options.clone());
+        }
+        let options = SuperOptions::parse(&String::from_utf8_lossy(field))?;
+        self.last = Some((field.to_vec(), options.clone()));
+        Ok(options)
+    }
+}
+
 /// What mountinfo tells of the pipe of a superblock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KernelPipe {
@@ -205,6 +224,17 @@ mod tests {
         assert_eq!(pipe("fd=-1,pipe_ino=-1"), Ok(KernelPipe::None));
         assert_eq!(pipe("fd=-1"), Ok(KernelPipe::None));
         assert_eq!(pipe("fd=4"), Ok(KernelPipe::NotShown));
+    }
+
+    #[test]
+    fn each_line_has_its_own_options() {
+        let mut reader = OptionsReader::default();
+        for (pipe, field) in [(5, "5"), (5, "5"), (6, "6"), (5, "5")] {
+            let field = format!("rw,fd=4,pgrp=1,direct,pipe_ino={field}");
+            let read = reader.read(field.as_bytes()).expect("valid options");
+            assert_eq!(read.pipe, KernelPipe::Inode(pipe));
+        }
+        assert!(reader.read(b"rw,fd=x").is_err());
     }
 
     #[test]

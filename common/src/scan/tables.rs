@@ -9,7 +9,7 @@ use super::threads::{self, Share};
 use super::tree::{Surroundings, Tree};
 use super::{ScanError, Scope, processes, read_error};
 use crate::doc::report::{Content, Mount, Namespace, RunsIn};
-use crate::model::{Device, KernelPipe, Pid, SuperOptions, TextPath};
+use crate::model::{Device, KernelPipe, OptionsReader, Pid, SuperOptions, TextPath};
 use crate::proc::mountinfo::{Line, lines, unescape};
 use crate::proc::{Absence, Proc, ProcessDir, absence};
 use crate::unfinished::{self, is_pipe, is_work_place};
@@ -26,8 +26,7 @@ pub(super) struct Tables {
     /// The roots of the processes through which namespaces were seen, by namespace, where these are others than that
     /// of the reader.
     roots: HashMap<u64, Vec<u8>>,
-    /// The super options that were read last: those of many mounts in a row can be the same.
-    last: Option<(Vec<u8>, SuperOptions)>,
+    options: OptionsReader,
 }
 
 /// A superblock.
@@ -269,14 +268,7 @@ impl Tables {
                 return Ok(());
             }
         };
-        let options = match &self.last {
-            Some((text, options)) if text == line.super_options => options.clone(),
-            _ => {
-                let text = std::str::from_utf8(line.super_options).map_err(|error| error.to_string())?;
-                let options = SuperOptions::parse(text).map_err(|error| error.to_string())?;
-                self.last.insert((text.into(), options)).1.clone()
-            }
-        };
+        let options = self.options.read(line.super_options).map_err(|error| error.to_string())?;
         if let KernelPipe::Inode(inode) = options.pipe {
             self.pipes.insert(inode);
         }
