@@ -19,8 +19,8 @@ const PIPE_AT: usize = 16;
 /// What stands there until the numbers are known.
 const UNKNOWN: i32 = -1;
 
-/// The most superblocks of one batch: each brings a descriptor.
-const AT_ONCE: usize = 250;
+/// The most superblocks of one batch: each brings a descriptor, and there are those of the device and of the pipes.
+const AT_ONCE: usize = 245;
 
 impl Live<'_> {
     /// Has the master set the pipes of all superblocks, and point its control fds to them.
@@ -30,7 +30,7 @@ impl Live<'_> {
         while !rest.is_empty() {
             let part = &rest[..count.min(rest.len())];
             let batch = self.batch(part)?;
-            let fits = batch.received() <= session.descriptors()? && batch.size() <= session.room();
+            let fits = batch.received() <= session.descriptors() && batch.size() <= session.room();
             if !fits && part.len() > 1 {
                 count = (part.len() * 3 / 4).max(1);
                 continue;

@@ -129,9 +129,11 @@ impl<'fd> Stopped<'fd> {
             chain,
             socket,
             number,
+            free: 0,
         };
         // When an empty batch is done, the thread waits for the next and has closed what it does not need.
         session.run(&Batch::new(), deadline)?;
+        session.free = facts::free_descriptors(session.pid)?;
         Ok(session)
     }
 
@@ -229,6 +231,8 @@ pub struct Session<'fd> {
     socket: OwnedFd,
     /// The number of the other end, in the process.
     number: i32,
+    /// How many more descriptors the process may open. It is stopped, so that stays so.
+    free: usize,
     /// Dropped after the socket: a thread with seccomp stays attached while it runs the chain.
     tracees: Tracees,
 }
@@ -240,8 +244,8 @@ impl Session<'_> {
     }
 
     /// How many descriptors one batch may bring.
-    pub fn descriptors(&self) -> Result<usize> {
-        most_descriptors(self.pid)
+    pub fn descriptors(&self) -> usize {
+        self.free.min(MOST_DESCRIPTORS)
     }
 
     /// Lets the process make the calls of a batch, and waits until it made them all. Gives what they
@@ -302,9 +306,8 @@ impl Session<'_> {
         if count > most {
             return Err(Error::TooManyDescriptors { count, most });
         }
-        let free = facts::free_descriptors(self.pid)?;
-        if count > free {
-            return Err(Error::NoDescriptors { pid, needed: count, free });
+        if count > self.free {
+            return Err(Error::NoDescriptors { pid, needed: count, free: self.free });
         }
         Ok(())
     }
