@@ -10,7 +10,7 @@ mod open;
 mod process;
 mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ use autofs_cr_common::target::Target;
 use nix::errno::Errno;
 
 use crate::errno;
-use crate::mounts::Mounts;
+use crate::mounts::WhenNeeded;
 use crate::opener::{Opener, Wanted, places};
 use crate::remote::{Session, Stopped};
 use crate::sight::Sight;
@@ -57,6 +57,22 @@ struct Opened {
     device: Device,
     root: OwnedFd,
     /// The numbers in the master that have to show it.
+    controls: Vec<End>,
+}
+
+/// Superblocks whose calls were made, as far as that is known.
+#[derive(Debug, Default)]
+struct Sent {
+    all: Vec<Expected>,
+    /// The roots of those of the last stop: to close them takes time, and they are not needed any more.
+    roots: Vec<OwnedFd>,
+}
+
+/// What should be connected.
+#[derive(Debug)]
+struct Expected {
+    index: usize,
+    device: Device,
     controls: Vec<End>,
 }
 
@@ -189,7 +205,7 @@ impl Live<'_> {
             let waiting =
                 self.select(|progress| matches!(progress, Progress::Pending | Progress::Released))?;
             if !held.is_empty() || (waiting.is_empty() && !ready.is_empty()) {
-                self.connect(&held, ready)?;
+                self.connect(&held, &ready)?;
             } else if !waiting.is_empty() {
                 self.voice.detail(format_args!(
                     "{}: waiting for restore to make {}",
@@ -222,14 +238,16 @@ impl Live<'_> {
         if held.is_empty() {
             return Ok(open);
         }
-        let mounts = Mounts::read(self.process.dir())?;
+        let mounts = WhenNeeded::default();
+        let mut released = Vec::new();
         for index in held {
             match control::open_ones(&self.process, &self.segment().superblocks()[index], &mounts, None) {
-                Ok(controls) if controls.is_empty() => self.segment().advance(index, Progress::Released)?,
+                Ok(controls) if controls.is_empty() => released.push(index),
                 Ok(controls) => drop(open.insert(index, controls)),
                 Err(error) => self.fail(index, &error)?,
             }
         }
+        self.segment().advance_all(released, Progress::Released)?;
         Ok(open)
     }
 
@@ -243,11 +261,43 @@ impl Live<'_> {
         Ok(())
     }
 
-    /// One stop of the master: connects what is ready, and what restore makes once the held ones were let
-    /// go of.
-    fn connect(&mut self, held: &BTreeMap<usize, Vec<End>>, mut ready: Vec<usize>) -> anyhow::Result<()> {
-        ready.truncate(self.most);
-        let (mut opened, blocked) = self.open(&ready)?;
+    /// Connects what is ready, and what restore makes once the held ones were let go of.
+    fn connect(&mut self, held: &BTreeMap<usize, Vec<End>>, ready: &[usize]) -> anyhow::Result<()> {
+        let mut sent = Sent::default();
+        match self.in_stops(held, ready, &mut sent) {
+            Ok(()) => self.verify(sent),
+            Err(error) => {
+                // The rest is given up with this error.
+                self.keep_connected(sent)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// One stop of the master; more only where not all mounts can be open at a time.
+    fn in_stops(
+        &mut self,
+        held: &BTreeMap<usize, Vec<End>>,
+        ready: &[usize],
+        sent: &mut Sent,
+    ) -> anyhow::Result<()> {
+        let mut parts = ready.chunks(self.most);
+        self.stop_for(held, parts.next().unwrap_or_default(), sent)?;
+        for part in parts {
+            self.watch.check()?;
+            self.stop_for(&BTreeMap::new(), part, sent)?;
+        }
+        Ok(())
+    }
+
+    fn stop_for(
+        &mut self,
+        held: &BTreeMap<usize, Vec<End>>,
+        ready: &[usize],
+        sent: &mut Sent,
+    ) -> anyhow::Result<()> {
+        sent.roots.clear();
+        let (mut opened, blocked) = self.open(ready)?;
         if held.is_empty() && opened.is_empty() && blocked.is_empty() {
             return Ok(());
         }
@@ -255,14 +305,11 @@ impl Live<'_> {
         let pidfd = self.process.pidfd().try_clone_to_owned().context("cannot copy a descriptor")?;
         let result = self.in_one_stop(pidfd.as_fd(), held, &mut opened, &blocked);
         self.opener.allow_fork(true)?;
-        match result {
-            Ok(()) => self.verify(opened),
-            Err(error) => {
-                // The rest is given up with this error.
-                self.keep_connected(opened)?;
-                Err(error)
-            }
+        for Opened { index, device, root, controls } in opened {
+            sent.all.push(Expected { index, device, controls });
+            sent.roots.push(root);
         }
+        result
     }
 
     fn in_one_stop(
@@ -297,11 +344,9 @@ impl Live<'_> {
             return Ok(());
         }
         self.put_placeholders(session, held)?;
-        for &index in held.keys() {
-            self.segment().advance(index, Progress::Released)?;
-        }
+        self.segment().advance_all(held.keys().copied(), Progress::Released)?;
         self.await_new(held)?;
-        let known: Vec<usize> = opened.iter().map(|one| one.index).collect();
+        let known: HashSet<usize> = opened.iter().map(|one| one.index).collect();
         let made: Vec<usize> = self.ready()?.into_iter().filter(|index| !known.contains(index)).collect();
         let (made, blocked) = self.open(&made)?;
         opened.extend(made);

@@ -1,10 +1,11 @@
 //! The autofs mounts that a process sees.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Context;
-use autofs_cr_common::model::{Device, KernelPipe, SuperOptions, TextPath};
+use autofs_cr_common::model::{Device, KernelPipe, OptionsReader, SuperOptions, TextPath};
 use autofs_cr_common::proc::{ProcessDir, mountinfo};
 use autofs_cr_common::segment::Superblock;
 
@@ -15,18 +16,15 @@ pub fn options_of(
 ) -> anyhow::Result<HashMap<Device, SuperOptions>> {
     let text = process.mountinfo().context("cannot read its mountinfo")?;
     let mut found = HashMap::with_capacity(wanted.len());
+    let mut options = OptionsReader::default();
     for line in mountinfo::lines(&text) {
         let line = line?;
         let Some(device) = line.device().filter(|device| line.is_autofs() && wanted.contains(device)) else {
             continue;
         };
-        found.insert(device, options(&line)?);
+        found.insert(device, options.read(line.super_options)?);
     }
     Ok(found)
-}
-
-fn options(line: &mountinfo::Line<'_>) -> anyhow::Result<SuperOptions> {
-    Ok(SuperOptions::parse(&String::from_utf8_lossy(line.super_options))?)
 }
 
 /// The autofs mounts of a mount namespace, as one of its processes sees them.
@@ -41,10 +39,11 @@ impl Mounts {
     pub fn read(process: &ProcessDir) -> anyhow::Result<Self> {
         let text = process.mountinfo().context("cannot read its mountinfo")?;
         let mut mounts = Self::default();
+        let mut options = OptionsReader::default();
         for line in mountinfo::lines(&text) {
             let line = line?;
             let Some(device) = line.device().filter(|_| line.is_autofs()) else { continue };
-            mounts.options.insert(device, options(&line)?);
+            mounts.options.insert(device, options.read(line.super_options)?);
             let place = mountinfo::unescape(line.mount_point).into_owned();
             mounts.at.entry(place).or_default().push(device);
         }
@@ -93,5 +92,20 @@ impl Mounts {
         let options = self.options(topmost)?;
         let fits = options.options.mount_type == superblock.mount_type && options.pipe == KernelPipe::None;
         fits.then_some(topmost)
+    }
+}
+
+/// The same, read when they are first asked for: it takes as long as much of the work, and mostly they are not needed.
+#[derive(Debug, Default)]
+pub struct WhenNeeded(OnceCell<Mounts>);
+
+impl WhenNeeded {
+    /// What this process sees, which is always the same one.
+    pub fn of(&self, process: &ProcessDir) -> anyhow::Result<&Mounts> {
+        if let Some(mounts) = self.0.get() {
+            return Ok(mounts);
+        }
+        let read = Mounts::read(process)?;
+        Ok(self.0.get_or_init(|| read))
     }
 }

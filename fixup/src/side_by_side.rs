@@ -71,7 +71,7 @@ impl Work<'_> {
     /// Works on these masters, by their indices in the segment.
     pub fn run(&self, masters: &[usize]) -> anyhow::Result<Summary> {
         let most = available_parallelism().map_or(FEWEST, |cores| (2 * cores.get()).max(FEWEST));
-        let together = Together::look(self.segment, masters)?;
+        let together = Together::look(self.segment, masters);
         let steps: usize = masters.iter().map(|&master| self.segment.superblocks_of(master).count()).sum();
         let progress = self.voice.progress("connected", steps);
         let mut queue: VecDeque<usize> = masters.iter().copied().collect();

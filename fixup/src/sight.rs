@@ -1,8 +1,8 @@
 //! What is seen of the mounts, for many masters together: mountinfo has a line for each mount of all masters, so each
 //! of them reading all of it would take the square of their number.
 //!
-//! The process that works on one master gets what was there before it was started, and asks its parent for what came
-//! of its work. The parent answers many of them from one look.
+//! The process that works on one master asks its parent for what came of its work. The parent answers many of them
+//! from one look.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -10,12 +10,11 @@ use anyhow::Context;
 use autofs_cr_common::channel::Channel;
 use autofs_cr_common::model::{Device, SuperOptions};
 use autofs_cr_common::proc::ProcessDir;
-use autofs_cr_common::segment::{Progress, Segment};
+use autofs_cr_common::segment::Segment;
 use serde::{Deserialize, Serialize};
 
 use crate::live::{Process, find};
-use crate::mounts::{self, Mounts};
-use crate::watch::select;
+use crate::mounts;
 
 /// About how many superblocks is asked at most: question and answer are messages with a limit.
 const MOST_ASKED: usize = 256;
@@ -35,17 +34,14 @@ struct View(u64, Vec<u8>);
 pub struct Together {
     /// The view of each master that shares it with another one.
     views: HashMap<usize, View>,
-    /// The mounts when all superblocks of the masters in `ready` were made.
-    before: BTreeMap<View, Mounts>,
-    ready: HashSet<usize>,
 }
 
 impl Together {
-    /// Looks at the mounts of those masters that see the same as others.
-    pub fn look(segment: &Segment, masters: &[usize]) -> anyhow::Result<Self> {
+    /// Looks which of those masters see the same as others.
+    pub fn look(segment: &Segment, masters: &[usize]) -> Self {
         let mut together = Self::default();
         if masters.len() < 2 {
-            return Ok(together);
+            return together;
         }
         let mut count: BTreeMap<View, usize> = BTreeMap::new();
         for &master in masters {
@@ -57,28 +53,13 @@ impl Together {
             together.views.insert(master, view);
         }
         together.views.retain(|_, view| count[view] > 1);
-        for &master in together.views.keys() {
-            if select(segment, master, |progress| !is_made(progress))?.is_empty() {
-                together.ready.insert(master);
-            }
-        }
-        for (&master, view) in &together.views {
-            if together.ready.contains(&master) && !together.before.contains_key(view) {
-                if let Ok(process) = find(&segment.masters()[master]) {
-                    together
-                        .before
-                        .extend(Mounts::read(process.dir()).ok().map(|mounts| (view.clone(), mounts)));
-                }
-            }
-        }
-        Ok(together)
+        together
     }
 
     /// What the process that works on a master gets.
     pub fn of<'a>(&'a self, master: usize, channel: &'a Channel, hears_steps: bool) -> Sight<'a> {
-        let view = self.views.get(&master);
-        let before = view.filter(|_| self.ready.contains(&master)).and_then(|view| self.before.get(view));
-        Sight { before, parent: view.map(|_| channel), listener: hears_steps.then_some(channel) }
+        let parent = self.views.contains_key(&master).then_some(channel);
+        Sight { parent, listener: hears_steps.then_some(channel) }
     }
 
     /// Answers the questions of several masters, with one look for all that see the same.
@@ -104,15 +85,9 @@ fn view(process: &Process) -> Option<View> {
     Some(View(process.dir().mount_namespace().ok()?, process.dir().root().ok()?))
 }
 
-fn is_made(progress: Progress) -> bool {
-    matches!(progress, Progress::Created | Progress::Claimed) || progress.is_final()
-}
-
 /// What the process that works on one master sees.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sight<'a> {
-    /// The mounts before it was started, if all of the master's were there.
-    pub before: Option<&'a Mounts>,
     /// Who tells what is there now.
     parent: Option<&'a Channel>,
     /// Who wants to hear of every step.

@@ -199,10 +199,14 @@ impl Segment {
         to: Progress,
     ) -> Result<(), ProgressError> {
         let mut moved = Ok(());
+        let mut indices = indices.into_iter().peekable();
+        let any = indices.peek().is_some();
         for index in indices {
             moved = moved.and(self.step(index, to));
         }
-        self.wake();
+        if any {
+            self.wake();
+        }
         moved
     }
 

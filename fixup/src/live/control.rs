@@ -12,7 +12,7 @@ use nix::errno::Errno;
 
 use super::process::Process;
 use super::{Live, STEP};
-use crate::mounts::Mounts;
+use crate::mounts::{Mounts, WhenNeeded};
 use crate::remote::{Batch, Session};
 use crate::root::{Kind, kind};
 
@@ -33,7 +33,7 @@ pub fn copy_of(process: &Process, superblock: &Superblock, device: Device) -> Op
 pub fn open_ones(
     process: &Process,
     superblock: &Superblock,
-    mounts: &Mounts,
+    mounts: &WhenNeeded,
     new: Option<Device>,
 ) -> anyhow::Result<Vec<End>> {
     let mut open = Vec::new();
@@ -41,7 +41,7 @@ pub fn open_ones(
         let Some(fd) = process.descriptor(end.fd)? else { continue };
         let what = match kind(&fd)? {
             Kind::Autofs(device) if Some(device) == new => continue,
-            Kind::Autofs(device) if may_stand_for(device, superblock, mounts) => None,
+            Kind::Autofs(device) if may_stand_for(device, superblock, mounts.of(process.dir())?) => None,
             Kind::Null => None,
             Kind::Autofs(device) => Some(format!("the autofs mount {device}")),
             Kind::Other => Some("something that is no autofs mount".to_owned()),

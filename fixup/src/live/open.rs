@@ -1,6 +1,7 @@
 //! Opening the roots of superblocks: through a descriptor that the master has, by a walk from outside, or
 //! from inside the master, whose own walks wait for nobody.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use autofs_cr_common::model::Device;
@@ -9,7 +10,7 @@ use nix::errno::Errno;
 
 use super::{Live, Opened, STEP, control};
 use crate::inside;
-use crate::mounts::Mounts;
+use crate::mounts::{Mounts, WhenNeeded};
 use crate::opener::{Wanted, may_be_pending};
 use crate::remote::Session;
 
@@ -29,18 +30,10 @@ impl Live<'_> {
         if indices.is_empty() {
             return Ok((opened, blocked));
         }
-        let now;
-        let mounts = match self.sight.before {
-            Some(before) => before,
-            None => {
-                now = Mounts::read(self.process.dir())?;
-                &now
-            }
-        };
-        let wanted = self.wanted(indices, mounts)?;
-        for ((index, device), root) in self.roots(&wanted, mounts)? {
+        let mounts = WhenNeeded::default();
+        for ((index, device), root) in self.roots(indices, &mounts)? {
             match root {
-                Root::Open(root) => opened.extend(self.examine(index, device, root, mounts)?),
+                Root::Open(root) => opened.extend(self.examine(index, device, root, &mounts)?),
                 Root::Blocked => blocked.push((index, device)),
                 Root::Failed(errno) => self.fail(index, &unreachable(errno))?,
             }
@@ -62,7 +55,7 @@ impl Live<'_> {
         if blocked.is_empty() {
             return Ok(());
         }
-        let mounts = Mounts::read(self.process.dir())?;
+        let mounts = WhenNeeded::default();
         let superblocks = self.watch.segment.superblocks();
         let places = blocked.iter().map(|(index, device)| (&superblocks[*index].mount_point, *device));
         let roots = inside::open(session, self.device, &places.collect::<Vec<_>>(), self.watch.step(STEP))?;
@@ -75,10 +68,80 @@ impl Live<'_> {
         Ok(())
     }
 
+    /// How the root of each superblock is got.
+    fn roots(&mut self, indices: &[usize], mounts: &WhenNeeded) -> anyhow::Result<Vec<(Wanted, Root)>> {
+        let mut roots = Vec::with_capacity(indices.len());
+        let rest = self.as_recorded(indices, &mut roots)?;
+        if rest.is_empty() {
+            return Ok(roots);
+        }
+        let mounts = mounts.of(self.process.dir())?;
+        let (mut failed, mut others) = (Vec::new(), Vec::new());
+        for (index, device) in self.wanted(rest.keys().copied(), mounts)? {
+            let superblock = &self.segment().superblocks()[index];
+            let was_walked_to = |errno| device == superblock.device || errno == Errno::ETIMEDOUT;
+            match (control::copy_of(&self.process, superblock, device), rest[&index]) {
+                (Some(root), _) => roots.push(((index, device), Root::Open(root))),
+                (None, Some(errno)) if was_walked_to(errno) => failed.push(((index, device), errno)),
+                (None, _) => others.push((index, device)),
+            }
+        }
+        failed.extend(self.walk(&others, &mut roots)?);
+        let mut blocked = Vec::new();
+        for (wanted, errno) in failed {
+            match may_be_pending(errno) {
+                true => blocked.push(wanted),
+                false => roots.push((wanted, Root::Failed(errno))),
+            }
+        }
+        let (inside, outside) = self.divide(&blocked, mounts)?;
+        roots.extend(inside.into_iter().map(|wanted| (wanted, Root::Blocked)));
+        let opened = self.opener.open(&outside)?.into_iter();
+        roots.extend(outside.into_iter().zip(opened.map(|root| root.map_or_else(Root::Failed, Root::Open))));
+        Ok(roots)
+    }
+
+    /// Opens those that have the recorded number and no control fd, which is most often all: nothing needs to be known
+    /// of the mounts for that. Gives the others, with the error of the walk. A control fd may show another superblock
+    /// of that number.
+    fn as_recorded(
+        &mut self,
+        indices: &[usize],
+        roots: &mut Vec<(Wanted, Root)>,
+    ) -> anyhow::Result<BTreeMap<usize, Option<Errno>>> {
+        let superblocks = self.watch.segment.superblocks();
+        let (plain, controlled): (Vec<usize>, Vec<usize>) =
+            indices.iter().partition(|&&index| superblocks[index].control_fds.is_empty());
+        let plain: Vec<Wanted> = plain.into_iter().map(|index| (index, superblocks[index].device)).collect();
+        let failed = self.walk(&plain, roots)?;
+        let failed = failed.into_iter().map(|((index, _), errno)| (index, Some(errno)));
+        Ok(failed.chain(controlled.into_iter().map(|index| (index, None))).collect())
+    }
+
+    /// Opens superblocks by walks; gives those that failed.
+    fn walk(
+        &mut self,
+        wanted: &[Wanted],
+        roots: &mut Vec<(Wanted, Root)>,
+    ) -> anyhow::Result<Vec<(Wanted, Errno)>> {
+        let mut failed = Vec::new();
+        for (&wanted, opened) in wanted.iter().zip(self.opener.open_together(wanted)?) {
+            match opened {
+                Ok(root) => roots.push((wanted, Root::Open(root))),
+                Err(errno) => failed.push((wanted, errno)),
+            }
+        }
+        Ok(failed)
+    }
+
     /// The devices of superblocks. One that is not mounted is given up.
-    fn wanted(&mut self, indices: &[usize], mounts: &Mounts) -> anyhow::Result<Vec<Wanted>> {
-        let mut wanted = Vec::with_capacity(indices.len());
-        for &index in indices {
+    fn wanted(
+        &mut self,
+        indices: impl Iterator<Item = usize>,
+        mounts: &Mounts,
+    ) -> anyhow::Result<Vec<Wanted>> {
+        let mut wanted = Vec::new();
+        for index in indices {
             let superblock = &self.segment().superblocks()[index];
             match mounts.device_of(superblock) {
                 Some(device) => wanted.push((index, device)),
@@ -90,31 +153,6 @@ impl Live<'_> {
             }
         }
         Ok(wanted)
-    }
-
-    /// How the root of each superblock is got.
-    fn roots(&mut self, wanted: &[Wanted], mounts: &Mounts) -> anyhow::Result<Vec<(Wanted, Root)>> {
-        let mut roots = Vec::with_capacity(wanted.len());
-        let mut others = Vec::new();
-        for &(index, device) in wanted {
-            match control::copy_of(&self.process, &self.segment().superblocks()[index], device) {
-                Some(root) => roots.push(((index, device), Root::Open(root))),
-                None => others.push((index, device)),
-            }
-        }
-        let mut blocked = Vec::new();
-        for (wanted, opened) in others.iter().zip(self.opener.open_together(&others)?) {
-            match opened {
-                Ok(root) => roots.push((*wanted, Root::Open(root))),
-                Err(errno) if may_be_pending(errno) => blocked.push(*wanted),
-                Err(errno) => roots.push((*wanted, Root::Failed(errno))),
-            }
-        }
-        let (inside, outside) = self.divide(&blocked, mounts)?;
-        roots.extend(inside.into_iter().map(|wanted| (wanted, Root::Blocked)));
-        let opened = self.opener.open(&outside)?.into_iter();
-        roots.extend(outside.into_iter().zip(opened.map(|root| root.map_or_else(Root::Failed, Root::Open))));
-        Ok(roots)
     }
 
     /// Those that the master can open without waiting for anyone, and the others. It must not wait: its
@@ -139,7 +177,7 @@ impl Live<'_> {
         index: usize,
         device: Device,
         root: OwnedFd,
-        mounts: &Mounts,
+        mounts: &WhenNeeded,
     ) -> anyhow::Result<Option<Opened>> {
         let superblock = &self.segment().superblocks()[index];
         match control::open_ones(&self.process, superblock, mounts, Some(device)) {
