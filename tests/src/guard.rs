@@ -105,7 +105,7 @@ pub struct Turn {
 }
 
 /// A turn: while it is held, no other test on this machine that asks for one runs, in this process or in that of another
-/// checkout. Device numbers are the machine's, and one that a test frees must not go to the mounts of another.
+/// checkout, and no benchmark. Device numbers are the machine's, and one that a test frees must not go to the mounts of another.
 pub fn alone() -> Turn {
     static TURN: Mutex<()> = Mutex::new(());
     // A test that failed leaves nothing behind that the next one could see.
