@@ -1,5 +1,6 @@
 //! Typed messages, and descriptors with them, between a tool and its children.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -40,6 +41,8 @@ pub enum ChannelError {
 #[derive(Debug)]
 pub struct Channel {
     socket: OwnedFd,
+    /// For what is received; kept, as most messages are much shorter than it has to be.
+    buffer: RefCell<Vec<u8>>,
 }
 
 impl Channel {
@@ -47,7 +50,8 @@ impl Channel {
     pub fn pair() -> io::Result<(Self, Self)> {
         let (one, other) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        Ok((Self { socket: one }, Self { socket: other }))
+        let channel = |socket| Self { socket, buffer: RefCell::default() };
+        Ok((channel(one), channel(other)))
     }
 
     /// Sends a message, and descriptors with it. Blocks while the other side has many unread.
@@ -77,7 +81,8 @@ impl Channel {
         deadline: Option<Instant>,
     ) -> Result<(T, Vec<OwnedFd>), ChannelError> {
         self.await_input(deadline)?;
-        let mut bytes = vec![0; MAX_MESSAGE];
+        let mut bytes = self.buffer.borrow_mut();
+        bytes.resize(MAX_MESSAGE, 0);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let received = rustix::io::retry_on_intr(|| {

@@ -92,6 +92,8 @@ pub(super) struct Contents {
     pub(super) deadline: Duration,
     pub(super) masters: Vec<Master>,
     pub(super) superblocks: Vec<Superblock>,
+    /// The superblocks of each master, by their indices.
+    pub(super) of_masters: Vec<Vec<usize>>,
 }
 
 /// How many of each there are.
@@ -262,7 +264,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Contents, LayoutError> {
             return Err(LayoutError::Sum(what));
         }
     }
-    Ok(Contents { coordinator, deadline, masters, superblocks })
+    let mut of_masters = vec![Vec::new(); masters.len()];
+    for (index, superblock) in superblocks.iter().enumerate() {
+        of_masters[superblock.master].push(index);
+    }
+    Ok(Contents { coordinator, deadline, masters, superblocks, of_masters })
 }
 
 fn read_coordinator(header: &mut Reader<'_>) -> Result<(Process, Duration), LayoutError> {

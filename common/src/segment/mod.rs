@@ -172,7 +172,8 @@ impl Segment {
 
     /// The superblocks of a master, with their indices.
     pub fn superblocks_of(&self, master: usize) -> impl Iterator<Item = (usize, &Superblock)> {
-        self.superblocks().iter().enumerate().filter(move |(_, superblock)| superblock.master == master)
+        let indices = self.contents.of_masters.get(master).into_iter().flatten();
+        indices.map(|&index| (index, &self.superblocks()[index]))
     }
 
     /// How long the coordinator still waits; zero when its deadline has passed. What ends its waiting is
