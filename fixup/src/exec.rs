@@ -26,7 +26,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::cli::Arguments;
 use crate::mounts::Mounts;
-use crate::opener::{Opener, places};
+use crate::opener::{Opener, Places};
 use crate::watch::{Watch, select};
 use crate::{TOOL, device, errno, run, show};
 use command::Program;
@@ -175,7 +175,7 @@ impl Becoming<'_> {
             })?;
             wanted.push((index, device));
         }
-        let opened = Opener::new(places(segment), self.device, None).open(&wanted)?;
+        let opened = Opener::new(Places::Segment(segment), self.device, None).open(&wanted)?;
         for ((index, _), root) in wanted.into_iter().zip(opened) {
             let root =
                 root.with_context(|| format!("cannot open {}", segment.superblocks()[index].mount_point))?;

@@ -6,7 +6,7 @@
 //! | 1. read | `run.rs`, `source.rs` | the stage document or the environment leads to the segment |
 //! | 2. choose | `side_by_side.rs`, `run.rs`, `sight.rs` | which masters, each in a child process of its own; what they see together |
 //! | 3. prepare | `live.rs`, `live/process.rs` | the process of the master, a claim on it, write ends of its pipes |
-//! | 4. open | `live/open.rs`, `opener.rs`, `mounts.rs` | a child opens the mounts in the master's namespace, under a deadline |
+//! | 4. open | `live/open.rs`, `opener.rs`, `expires.rs`, `mounts.rs` | a child opens the mounts in the master's namespace, under a deadline |
 //! | 5. connect | `inside.rs`, `live/connect.rs`, `live/control.rs`, [`remote`] | the master is stopped, opens what only it can open, makes the calls itself, and goes on |
 //! | 6. verify | `live/verify.rs` | mountinfo tells what came of it; the segment is told |
 //!
@@ -18,6 +18,7 @@ pub mod cli;
 mod device;
 mod errno;
 mod exec;
+mod expires;
 mod free;
 mod inside;
 mod live;

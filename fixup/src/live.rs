@@ -27,7 +27,7 @@ use nix::errno::Errno;
 
 use crate::errno;
 use crate::mounts::WhenNeeded;
-use crate::opener::{Opener, Wanted, places};
+use crate::opener::{Opener, Places, Wanted};
 use crate::remote::{Session, Stopped};
 use crate::sight::Sight;
 use crate::watch::{Watch, give_up, select};
@@ -139,7 +139,8 @@ fn work(
         sight,
         voice,
         pipes,
-        opener: Opener::new(places(watch.segment), device, Some(&target)),
+        opener: Opener::new(Places::Segment(watch.segment), device, Some(&target))
+            .knowing(sight.expires.cloned()),
         most: descriptor_limit(),
         process,
         tally,
@@ -264,7 +265,10 @@ impl Live<'_> {
     /// Connects what is ready, and what restore makes once the held ones were let go of.
     fn connect(&mut self, held: &BTreeMap<usize, Vec<End>>, ready: &[usize]) -> anyhow::Result<()> {
         let mut sent = Sent::default();
-        match self.in_stops(held, ready, &mut sent) {
+        let result = self.in_stops(held, ready, &mut sent);
+        // What comes now can take a while.
+        self.opener.rest();
+        match result {
             Ok(()) => self.verify(sent),
             Err(error) => {
                 // The rest is given up with this error.

@@ -11,7 +11,6 @@ use anyhow::Context;
 use autofs_cr_common::channel::{Channel, ChannelError};
 use autofs_cr_common::child::Child;
 use autofs_cr_common::model::{Device, TextPath};
-use autofs_cr_common::proc::Proc;
 use autofs_cr_common::scan::Expiring;
 use autofs_cr_common::segment::Segment;
 use autofs_cr_common::sys::autofs::ControlDevice;
@@ -22,6 +21,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
 
+use crate::expires::{self, Expires};
+
 /// How many descriptors come in one message.
 const AT_ONCE: usize = 250;
 
@@ -30,6 +31,26 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A superblock to open: the index of its place, and its device.
 pub type Wanted = (usize, Device);
+
+/// Places that are known before, by their index.
+#[derive(Debug)]
+pub enum Places<'a> {
+    /// Those of the superblocks in a segment.
+    Segment(&'a Segment),
+    /// These.
+    List(Vec<&'a TextPath>),
+}
+
+impl<'a> Places<'a> {
+    fn get(&self, index: usize) -> Option<&'a TextPath> {
+        match self {
+            Self::Segment(segment) => {
+                segment.superblocks().get(index).map(|superblock| &superblock.mount_point)
+            }
+            Self::List(places) => places.get(index).copied(),
+        }
+    }
+}
 
 /// What the child shall do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,13 +68,15 @@ pub type Answer = Vec<i32>;
 /// Opens mounts at places that are known before.
 #[derive(Debug)]
 pub struct Opener<'a> {
-    places: Vec<&'a TextPath>,
+    places: Places<'a>,
     device: &'a ControlDevice,
     /// Whose mount namespace and root directory; `None` for those of this process.
     target: Option<&'a Target>,
     child: Option<Child>,
     /// Where not even a child may walk, as of the first walk or since one blocked.
     expiring: Option<Expiring>,
+    /// A look at all expires that was taken before.
+    known: Option<Expires>,
     may_fork: bool,
     patience: Duration,
     end: Option<Instant>,
@@ -61,21 +84,24 @@ pub struct Opener<'a> {
 
 impl<'a> Opener<'a> {
     /// One without a child yet.
-    pub fn new(
-        places: impl IntoIterator<Item = &'a TextPath>,
-        device: &'a ControlDevice,
-        target: Option<&'a Target>,
-    ) -> Self {
+    pub fn new(places: Places<'a>, device: &'a ControlDevice, target: Option<&'a Target>) -> Self {
         Self {
-            places: places.into_iter().collect(),
+            places,
             device,
             target,
             child: None,
             expiring: None,
+            known: None,
             may_fork: true,
             patience: PATIENCE,
             end: None,
         }
+    }
+
+    /// The same with what a look at all expires saw.
+    pub fn knowing(mut self, known: Option<Expires>) -> Self {
+        self.known = known;
+        self
     }
 
     /// The same for who tries it again and again, and must be fast: with another time for each message.
@@ -93,6 +119,11 @@ impl<'a> Opener<'a> {
     /// Has a child ready, so that the next mount is opened without delay.
     pub fn prepare(&mut self) -> anyhow::Result<()> {
         self.child().map(drop)
+    }
+
+    /// Ends its child, until the next is needed.
+    pub fn rest(&mut self) {
+        self.child = None;
     }
 
     /// Whether a child may be forked when one is needed. Not while a session is open: it would keep the
@@ -170,7 +201,8 @@ impl<'a> Opener<'a> {
         }
         let expiring = match self.expiring.take() {
             Some(known) => known,
-            None => look_for_expires(self.target).context("cannot look for expires that are not answered")?,
+            None => expires::of_target(self.target, self.known.take())
+                .context("cannot look for expires that are not answered")?,
         };
         let expiring = &*self.expiring.insert(expiring);
         let waits = |at: usize| {
@@ -273,22 +305,10 @@ impl<'a> Opener<'a> {
     }
 }
 
-/// The expires in the mount namespace of a process, or of this one.
-fn look_for_expires(target: Option<&Target>) -> io::Result<Expiring> {
-    let proc = Proc::open()?;
-    let process = target.map_or_else(|| proc.this(), |target| proc.process(target.pid()))?;
-    Expiring::find(&proc, &process)
-}
-
 /// Whether a request that is pending on a mount may be what keeps it from being opened. The wait of a
 /// process that the master's pid namespace cannot see fails at once.
 pub fn may_be_pending(errno: Errno) -> bool {
     matches!(errno, Errno::ETIMEDOUT | Errno::ENOENT)
-}
-
-/// The places of a segment's superblocks.
-pub fn places(segment: &Segment) -> impl Iterator<Item = &TextPath> {
-    segment.superblocks().iter().map(|superblock| &superblock.mount_point)
 }
 
 /// A child may outlive this tool where it cannot be killed, and nobody shall wait for it at the end of a pipe.

@@ -21,8 +21,8 @@ use crate::{TOOL, show};
 /// The fewest children at work at a time, where there are that many masters: they wait more than they work.
 const FEWEST: usize = 4;
 
-/// How many children wait at most for a look at the mounts, which is then taken.
-const MOST_ASKING: usize = 32;
+/// How many children wait at most for a look at the mounts, which is then taken. Each is a process.
+const MOST_ASKING: usize = 256;
 
 /// How long they wait for the next one of those at work, so that one look does for many. As long as a look at
 /// 20,000 mounts takes.
@@ -71,7 +71,7 @@ impl Work<'_> {
     /// Works on these masters, by their indices in the segment.
     pub fn run(&self, masters: &[usize]) -> anyhow::Result<Summary> {
         let most = available_parallelism().map_or(FEWEST, |cores| (2 * cores.get()).max(FEWEST));
-        let together = Together::look(self.segment, masters);
+        let mut together = Together::look(self.segment, masters);
         let steps: usize = masters.iter().map(|&master| self.segment.superblocks_of(master).count()).sum();
         let progress = self.voice.progress("connected", steps);
         let mut queue: VecDeque<usize> = masters.iter().copied().collect();
@@ -80,6 +80,7 @@ impl Work<'_> {
         loop {
             while children.working.len() < most && children.asking.len() < MOST_ASKING {
                 let Some(master) = queue.pop_front() else { break };
+                together.look_for_expires();
                 children.working.insert(master, self.start(master, &together, &progress)?);
             }
             if children.working.is_empty() && children.asking.is_empty() {

@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use anyhow::Context;
 use autofs_cr_common::channel::Channel;
 use autofs_cr_common::model::{Device, SuperOptions};
-use autofs_cr_common::proc::ProcessDir;
+use autofs_cr_common::proc::{Proc, ProcessDir};
 use autofs_cr_common::segment::Segment;
 use serde::{Deserialize, Serialize};
 
+use crate::expires::Expires;
 use crate::live::{Process, find};
 use crate::mounts;
 
@@ -34,6 +35,7 @@ struct View(u64, Vec<u8>);
 pub struct Together {
     /// The view of each master that shares it with another one.
     views: HashMap<usize, View>,
+    expires: Option<Expires>,
 }
 
 impl Together {
@@ -56,10 +58,19 @@ impl Together {
         together
     }
 
+    /// Looks where something is being expired, if the last look is old. Where that fails, the process that works on a
+    /// master fails too, and tells why.
+    pub fn look_for_expires(&mut self) {
+        let is_needed = !self.views.is_empty();
+        if is_needed && !self.expires.as_ref().is_some_and(Expires::stays_good) {
+            self.expires = Proc::open().and_then(|proc| Expires::look(&proc)).ok();
+        }
+    }
+
     /// What the process that works on a master gets.
     pub fn of<'a>(&'a self, master: usize, channel: &'a Channel, hears_steps: bool) -> Sight<'a> {
         let parent = self.views.contains_key(&master).then_some(channel);
-        Sight { parent, listener: hears_steps.then_some(channel) }
+        Sight { expires: self.expires.as_ref(), parent, listener: hears_steps.then_some(channel) }
     }
 
     /// Answers the questions of several masters, with one look for all that see the same.
@@ -88,6 +99,8 @@ fn view(process: &Process) -> Option<View> {
 /// What the process that works on one master sees.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sight<'a> {
+    /// A look at all expires.
+    pub expires: Option<&'a Expires>,
     /// Who tells what is there now.
     parent: Option<&'a Channel>,
     /// Who wants to hear of every step.

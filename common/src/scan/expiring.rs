@@ -37,9 +37,28 @@ struct Place {
 impl Expiring {
     /// Looks for them, as far as this process may see who waits. The mounts are those that `process` sees.
     pub fn find(proc: &Proc, process: &ProcessDir) -> io::Result<Self> {
-        let devices = devices(proc)?;
+        Self::of(Self::superblocks(proc)?, process)
+    }
+
+    /// The mounts of these superblocks, as [`Expiring::superblocks`] gives them, that `process` sees.
+    pub fn of(devices: BTreeSet<Device>, process: &ProcessDir) -> io::Result<Self> {
         let places = if devices.is_empty() { Vec::new() } else { places(&process.mountinfo()?, &devices) };
         Ok(Self { devices, places })
+    }
+
+    /// The superblocks that a thread of the machine waits on for the end of an expire. It is a look at all processes.
+    pub fn superblocks(proc: &Proc) -> io::Result<BTreeSet<Device>> {
+        let census = Census::new(proc, proc.reader(), true)?;
+        let mut found = BTreeSet::new();
+        let mut memory = Memory::default();
+        for pid in census.may_be_waiting() {
+            // What has ended meanwhile waits no more, and of what may not be seen nothing can be said.
+            let Ok(process) = proc.process(pid) else { continue };
+            for tid in process.threads().unwrap_or_default() {
+                found.extend(device(&process, tid, &mut memory).ok().flatten());
+            }
+        }
+        Ok(found)
     }
 
     /// Whether there is none.
@@ -58,21 +77,6 @@ impl Expiring {
     pub fn is_of(&self, device: Device) -> bool {
         self.devices.contains(&device)
     }
-}
-
-/// The superblocks that a thread waits on for the end of an expire.
-fn devices(proc: &Proc) -> io::Result<BTreeSet<Device>> {
-    let census = Census::new(proc, proc.reader(), true)?;
-    let mut found = BTreeSet::new();
-    let mut memory = Memory::default();
-    for pid in census.may_be_waiting() {
-        // What has ended meanwhile waits no more, and of what may not be seen nothing can be said.
-        let Ok(process) = proc.process(pid) else { continue };
-        for tid in process.threads().unwrap_or_default() {
-            found.extend(device(&process, tid, &mut memory).ok().flatten());
-        }
-    }
-    Ok(found)
 }
 
 /// The superblock that a thread waits on, if that is for the end of an expire.

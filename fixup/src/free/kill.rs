@@ -13,7 +13,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::World;
 use super::hung::Hung;
-use crate::opener::{Opener, may_be_pending};
+use crate::opener::{Opener, Places, may_be_pending};
 
 /// How long the mount may take to be opened before it is tried again.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -22,7 +22,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// so this goes on until the mount is open.
 pub fn open(world: &World, one: &Hung<'_>, killed: &mut usize) -> anyhow::Result<OwnedFd> {
     let device = one.superblock.device;
-    let mut opener = Opener::new([one.place()], &world.device, world.target.as_ref()).hasty(PATIENCE);
+    let mut opener =
+        Opener::new(Places::List(vec![one.place()]), &world.device, world.target.as_ref()).hasty(PATIENCE);
     while Instant::now() < world.deadline {
         opener.prepare()?;
         let report = world.report()?;

@@ -14,7 +14,7 @@ use super::process::{self, Ability};
 use super::way::Way;
 use crate::live::Process;
 use crate::mounts::Mounts;
-use crate::opener::{Opener, Wanted, may_be_pending};
+use crate::opener::{Opener, Places, Wanted, may_be_pending};
 use crate::root::{Kind, kind};
 
 /// Finds a way to each superblock. Nothing is changed by that, but processes may be stopped for an
@@ -105,7 +105,7 @@ impl Search<'_> {
             self.rest().into_iter().partition(|&at| self.hung[at].is_blocked());
         blocked.into_iter().for_each(|at| self.ways[at] = Some(Err(Errno::ETIMEDOUT)));
         let wanted: Vec<Wanted> = free.iter().map(|&at| (at, self.hung[at].superblock.device)).collect();
-        let places = self.hung.iter().map(Hung::place);
+        let places = Places::List(self.hung.iter().map(Hung::place).collect());
         let opener = Opener::new(places, &self.world.device, self.world.target.as_ref());
         let mut opener = opener.until(self.world.deadline);
         for (at, root) in free.into_iter().zip(opener.open(&wanted)?) {
@@ -172,7 +172,7 @@ impl Search<'_> {
     ) -> anyhow::Result<()> {
         let target = Target::open(process.pid())?;
         process.check_alive()?;
-        let places = wanted.iter().map(|(_, place, _)| place);
+        let places = Places::List(wanted.iter().map(|(_, place, _)| place).collect());
         let mut opener = Opener::new(places, &self.world.device, Some(&target)).until(self.world.deadline);
         let reached = opener.reaches(&(0..wanted.len()).collect::<Vec<_>>())?;
         let mut reached = reached.into_iter();
