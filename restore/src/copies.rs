@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use autofs_cr_common::model::{Device, Propagation, TextPath};
 use autofs_cr_common::proc::mountinfo;
@@ -16,7 +17,7 @@ use crate::plan::{Elsewhere, Numbers, OnIt, Seen, Who};
 /// Looks at the mounts of one namespace after the other.
 pub struct Look<'a> {
     wanted: &'a HashSet<Device>,
-    taken: HashMap<Device, String>,
+    taken: HashMap<Device, Seen>,
     /// The peer group whose slaves are in another one, by that one.
     masters: HashMap<u32, u32>,
     /// Where the target's mounts are, each with the peer group from which an unmount is handed on.
@@ -95,13 +96,13 @@ impl<'a> Look<'a> {
         if found.is_empty() {
             return Vec::new();
         }
-        let who = who();
+        let who = Rc::new(who());
         let seen = |line: &mountinfo::Line<'_>| {
             let place = TextPath::from_bytes(mountinfo::unescape(line.mount_point).into_owned());
-            Seen { place, who: who.clone() }
+            Seen { place, who: Rc::clone(&who) }
         };
         for (line, device) in &found {
-            self.taken.entry(*device).or_insert_with(|| seen(line).to_string());
+            self.taken.entry(*device).or_insert_with(|| seen(line));
         }
         let found: Vec<_> = found.into_iter().filter(|(line, _)| line.is_autofs()).collect();
         let by_id: HashMap<u64, &mountinfo::Line<'_>> = lines.iter().map(|line| (line.id, line)).collect();

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::rc::Rc;
 
 use autofs_cr_common::advice::{self, shell_word};
 use autofs_cr_common::doc::image::Image;
@@ -15,7 +16,7 @@ use super::{Item, Old, PlanError};
 #[derive(Debug, Default)]
 pub struct Numbers {
     /// Those that any mount has, with a word on where.
-    pub taken: HashMap<Device, String>,
+    pub taken: HashMap<Device, Seen>,
     /// The autofs mounts in other mount namespaces than the target's.
     pub copies: Vec<Elsewhere>,
 }
@@ -45,12 +46,12 @@ pub enum OnIt {
 }
 
 /// Where a mount is seen.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Seen {
     /// Where it is, for who sees it.
     pub place: TextPath,
     /// Who sees it.
-    pub who: Who,
+    pub who: Rc<Who>,
 }
 
 /// A process, for a message.
@@ -64,7 +65,8 @@ pub struct Who {
 
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { place, who: Who { process, unit } } = self;
+        let Self { place, who } = self;
+        let Who { process, unit } = &**who;
         let of = unit.as_ref().map(|unit| format!(" of {unit}")).unwrap_or_default();
         write!(f, "{place} (seen by {process}{of})")
     }
@@ -110,7 +112,7 @@ pub(super) fn check(
         }
         let wanted = item.action.makes() && item.keeps_device && !freed.contains_key(&device);
         if let Some(what) = everywhere.taken.get(&device).filter(|_| wanted) {
-            return Err(PlanError::DeviceTaken { device, what: what.clone() });
+            return Err(PlanError::DeviceTaken { device, what: what.to_string() });
         }
     }
     Ok(())
@@ -146,7 +148,7 @@ mod tests {
 
     fn copy(device: Device, is_reached: bool, on_it: &[OnIt]) -> Elsewhere {
         let who = Who { process: "sleep[2]".to_owned(), unit: Some("a.service".to_owned()) };
-        let seen = Seen { place: TextPath::from_bytes(b"/data".to_vec()), who };
+        let seen = Seen { place: TextPath::from_bytes(b"/data".to_vec()), who: Rc::new(who) };
         Elsewhere { device, seen, is_reached, on_it: on_it.to_vec() }
     }
 

@@ -39,6 +39,9 @@ impl<'a> There<'a> {
     /// Puts the mounts at one place into the order in which they cover each other. mountinfo has them by their
     /// ids, and a mount that was moved is older than what it is on.
     fn sort_stacks(&mut self) {
+        if self.at.values().all(|stack| stack.len() < 2) {
+            return;
+        }
         let mounts = self.report.mounts.iter().map(|mount| (mount.id, mount.parent));
         let parents: HashMap<u64, u64> =
             mounts.chain(self.report.content.iter().map(|content| (content.id, content.parent))).collect();
