@@ -38,4 +38,5 @@ pub mod scan;
 pub mod segment;
 pub mod sys;
 pub mod target;
+pub mod threads;
 pub mod unfinished;

@@ -97,26 +97,29 @@ impl Parked {
     }
 }
 
-/// Looks for work places in the mount namespace of a process. That of a restore which is at work is an error.
-pub fn find(proc: &Proc, target: &Target) -> anyhow::Result<Vec<Parking>> {
-    let text = proc.process(target.pid())?.mountinfo()?;
-    let before = work_places(&text)?.1;
+/// Looks for work places in the mount namespace of a process, which has these mounts. That of a restore which is at work is
+/// an error.
+pub fn find(proc: &Proc, target: &Target, mountinfo: &[u8]) -> anyhow::Result<Vec<Parking>> {
+    let before = work_places(mountinfo)?;
+    if before.is_empty() {
+        return Ok(Vec::new());
+    }
     for place in &before {
         wait_for_end(proc, place).with_context(|| what(place))?;
     }
     // One that was at its end has taken its work place away since.
-    let text = if before.is_empty() { text } else { proc.process(target.pid())?.mountinfo()? };
-    let (lines, places) = work_places(&text)?;
-    places.iter().map(|place| examine(target, &lines, place).with_context(|| what(place))).collect()
+    let text = proc.process(target.pid())?.mountinfo()?;
+    let lines: Vec<mountinfo::Line<'_>> = mountinfo::lines(&text).collect::<Result<_, _>>()?;
+    let places = lines.iter().filter(|line| is_work_place(line));
+    places.map(|place| examine(target, &lines, place).with_context(|| what(place))).collect()
 }
 
-type Lines<'a> = Vec<mountinfo::Line<'a>>;
-
-/// All mounts, and the work places.
-fn work_places(text: &[u8]) -> anyhow::Result<(Lines<'_>, Lines<'_>)> {
-    let lines: Lines<'_> = mountinfo::lines(text).collect::<Result<_, _>>()?;
-    let places = lines.iter().filter(|line| is_work_place(line)).copied().collect();
-    Ok((lines, places))
+fn work_places(text: &[u8]) -> anyhow::Result<Vec<mountinfo::Line<'_>>> {
+    let mut places = Vec::new();
+    for line in mountinfo::lines(text) {
+        places.extend(Some(line?).filter(is_work_place));
+    }
+    Ok(places)
 }
 
 fn what(place: &mountinfo::Line<'_>) -> String {

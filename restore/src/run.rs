@@ -1,6 +1,7 @@
 //! The run as a whole: the list of stages, and what is undone when one of them fails.
 
 use std::ffi::CString;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -9,13 +10,14 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use autofs_cr_common::child::Child;
 use autofs_cr_common::cli::{Voice, count};
-use autofs_cr_common::doc::{self, Image, Output};
+use autofs_cr_common::doc::{self, Image, Output, Text};
 use autofs_cr_common::exit::Exit;
 use autofs_cr_common::model::Pid;
 use autofs_cr_common::proc::Proc;
 use autofs_cr_common::segment::{self, Outcome, Progress};
 use autofs_cr_common::sys::autofs::{ControlDevice, DEVICE_PATH, DEVICE_VARIABLE};
 use autofs_cr_common::target::open_pidfd;
+use autofs_cr_common::threads::both;
 
 use crate::cli::{Arguments, Connect};
 use crate::events::{Event, Events};
@@ -33,14 +35,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let started = Instant::now();
     let voice = Voice::new(crate::TOOL, arguments.verbosity);
     let proc = Proc::open().context("cannot open /proc")?;
-    let Task { image, wishes } = match arguments.undo {
-        true => undo::task(&proc, arguments.pid.unwrap_or_else(Pid::this), voice)?,
-        false => Task { image: read_image(arguments)?, wishes: wishes(arguments) },
+    let (Task { image, text, wishes }, survey) = match arguments.undo {
+        true => begin_undo(arguments, &proc, voice)?,
+        false => begin(arguments, &proc)?,
     };
-    let mut survey = look(arguments, &proc, &image)?;
-    if arguments.undo {
-        undo::narrow(&mut survey, &image);
-    }
     let plan = plan(image, &survey.report, &survey.numbers, &survey.parkings, &survey.masters, wishes)?;
     check_walks(arguments, &proc, &survey, &plan)?;
     plan.notes.iter().for_each(|note| voice.note(note));
@@ -58,11 +56,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let published = publish(&plan, &survey.masters, arguments.timeout)?;
     let launch = launch(arguments, published.as_ref(), &device)?;
     let place = match (&survey.target, &launch) {
-        (Some(target), _) => Place::Of(target),
+        (Some(target), _) => Place::Of(target, &survey.report),
         (None, Some(launch)) => Place::Fresh(arguments.root.as_deref(), launch),
         (None, None) => bail!("no target and no command"),
     };
-    let worker = Worker::start(&plan, &survey.masters, &place, device, arguments.timeout)?;
+    let worker = Worker::start(&plan, &text, &survey.masters, &place, device, arguments.timeout)?;
     let restore = Restore {
         arguments,
         voice,
@@ -73,25 +71,61 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     restore.go(&proc, &survey, worker, published.as_ref(), out)
 }
 
-fn read_image(arguments: &Arguments) -> anyhow::Result<Image> {
-    let image: Image = doc::read(arguments.input.input.as_deref())?;
+/// Reads the image, and looks at what is there. When the image is there, so that what is seen is as new as can be.
+fn begin(arguments: &Arguments, proc: &Proc) -> anyhow::Result<(Task, Survey)> {
+    let text = Text::read(arguments.input.input.as_deref())?;
+    let (image, survey) = match arguments.init {
+        true => {
+            let image = understand(&text)?;
+            let survey = survey::of_fresh(proc, &image)?;
+            (image, survey)
+        }
+        false => {
+            // Both take long where there are thousands of mounts.
+            let (image, sight) = both(|| understand(&text), || survey::look(proc, target(arguments)));
+            let image = image?;
+            let survey = survey::of_process(proc, sight?, &image)?;
+            (image, survey)
+        }
+    };
+    Ok((Task { image, text: text.bytes, wishes: wishes(arguments) }, survey))
+}
+
+fn begin_undo(arguments: &Arguments, proc: &Proc, voice: Voice) -> anyhow::Result<(Task, Survey)> {
+    let pid = target(arguments);
+    let task = undo::task(proc, pid, voice)?;
+    let mut survey = survey::of_process(proc, survey::look(proc, pid)?, &task.image)?;
+    undo::narrow(&mut survey, &task.image);
+    Ok((task, survey))
+}
+
+fn understand(text: &Text) -> anyhow::Result<Image> {
+    let image: Image = text.parse()?;
     check::check(&image).context("the image makes no sense")?;
     Ok(image)
 }
 
-fn look(arguments: &Arguments, proc: &Proc, image: &Image) -> anyhow::Result<Survey> {
-    match arguments.init {
-        true => survey::of_fresh(proc, image),
-        false => survey::of_process(proc, arguments.pid.unwrap_or_else(Pid::this), image),
-    }
+fn target(arguments: &Arguments) -> Pid {
+    arguments.pid.unwrap_or_else(Pid::this)
 }
 
 /// What is to be done, from which image.
 pub struct Task {
     /// The image.
     pub image: Image,
+    /// The image as it was written.
+    pub text: Vec<u8>,
     /// What is asked for.
     pub wishes: Wishes,
+}
+
+impl Task {
+    /// One whose image is not from a file.
+    pub fn new(image: Image, wishes: Wishes) -> io::Result<Self> {
+        let mut text = Vec::new();
+        doc::write(&image, &mut text)?;
+        Ok(Self { image, text, wishes })
+    }
 }
 
 fn wishes(arguments: &Arguments) -> Wishes {
@@ -198,8 +232,9 @@ impl Restore<'_> {
             return self.be_parent(worker, published, &events);
         }
         close_stdout()?;
-        let end =
-            self.wait(published, Some(&worker), &events).and_then(|end| self.verified(proc, survey, end));
+        let end = self
+            .wait(published, Some(&worker), &events)
+            .and_then(|end| self.verified(proc, survey, published, end));
         match end {
             Ok(End::Connected) => self.finished(&worker, published),
             Ok(End::Not(why)) if self.arguments.keep_going => self.left(&worker, published, &why),
@@ -276,9 +311,19 @@ impl Restore<'_> {
         waiter.wait(self.deadline)
     }
 
-    fn verified(&self, proc: &Proc, survey: &Survey, end: End) -> anyhow::Result<End> {
-        let (End::Connected, Some(target)) = (&end, &survey.target) else { return Ok(end) };
-        let found = verify::read(&proc.process(target.pid())?).context("cannot check the result")?;
+    /// What fixups say is checked. All else the kernel has said itself, to the mounter.
+    fn verified(
+        &self,
+        proc: &Proc,
+        survey: &Survey,
+        published: Option<&Published>,
+        end: End,
+    ) -> anyhow::Result<End> {
+        let (End::Connected, Some(target), Some(_)) = (&end, &survey.target, published) else {
+            return Ok(end);
+        };
+        let found =
+            verify::read(&proc.process(target.pid())?, self.plan).context("cannot check the result")?;
         let problems = verify::problems(self.plan, self.masters, &found);
         Ok(if problems.is_empty() { end } else { End::Not(problems.join("; ")) })
     }

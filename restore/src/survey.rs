@@ -7,13 +7,28 @@ use anyhow::Context;
 use autofs_cr_common::doc::{Format, Image, Report};
 use autofs_cr_common::model::{Device, Pid};
 use autofs_cr_common::proc::Proc;
-use autofs_cr_common::scan::{Needs, Scope, scan};
+use autofs_cr_common::scan::{Needs, scan_process};
 use autofs_cr_common::target::Target;
 
 use crate::copies::Look;
 use crate::live::{self, Masters};
 use crate::parked::{self, Parking};
 use crate::plan::{Numbers, Who};
+
+/// A target, and what its mounts are: what can be looked at while the image is not known.
+#[derive(Debug)]
+pub struct Sight {
+    target: Target,
+    report: Report,
+    mountinfo: Vec<u8>,
+}
+
+/// Looks at the namespaces of a process.
+pub fn look(proc: &Proc, pid: Pid) -> anyhow::Result<Sight> {
+    let target = Target::open(pid)?;
+    let (report, mountinfo) = scan_process(proc, pid, Needs::IMAGE)?;
+    Ok(Sight { target, report, mountinfo })
+}
 
 /// What is there.
 #[derive(Debug)]
@@ -30,14 +45,14 @@ pub struct Survey {
     pub numbers: Numbers,
 }
 
-/// Looks at the namespaces of process `pid`.
-pub fn of_process(proc: &Proc, pid: Pid, image: &Image) -> anyhow::Result<Survey> {
-    let target = Target::open(pid)?;
-    let report = scan(proc, Scope::Of(pid), Needs::IMAGE)?;
+/// Looks at all else that matters for an image.
+pub fn of_process(proc: &Proc, sight: Sight, image: &Image) -> anyhow::Result<Survey> {
+    let Sight { target, report, mountinfo } = sight;
     let masters =
         live::find(proc, image, target.pid_namespace(), &report).context("cannot look for the masters")?;
-    let numbers = numbers(proc, image, &report, Some(&target))?;
-    let parkings = parked::find(proc, &target).context("cannot look for what a killed restore left")?;
+    let numbers = numbers(proc, image, &report, Some((&target, &mountinfo)))?;
+    let parkings =
+        parked::find(proc, &target, &mountinfo).context("cannot look for what a killed restore left")?;
     Ok(Survey { target: Some(target), report, parkings, masters, numbers })
 }
 
@@ -61,15 +76,19 @@ pub fn of_fresh(proc: &Proc, image: &Image) -> anyhow::Result<Survey> {
 }
 
 /// Which device numbers any mount has, in any mount namespace that can be seen.
-fn numbers(proc: &Proc, image: &Image, report: &Report, target: Option<&Target>) -> anyhow::Result<Numbers> {
+fn numbers(
+    proc: &Proc,
+    image: &Image,
+    report: &Report,
+    target: Option<(&Target, &[u8])>,
+) -> anyhow::Result<Numbers> {
     let there = report.superblocks.iter().map(|superblock| superblock.device);
     let wanted: HashSet<Device> =
         image.superblocks.iter().map(|superblock| superblock.device).chain(there).collect();
     let mut look = Look::new(&wanted);
     let mut seen = HashSet::new();
-    if let Some(target) = target {
-        let text = proc.process(target.pid())?.mountinfo().context("cannot read the mounts of the target")?;
-        look.at_target(&text, || who(proc, target.pid()));
+    if let Some((target, mountinfo)) = target {
+        look.at_target(mountinfo, || who(proc, target.pid()));
         seen.insert(target.mount_namespace());
     }
     for pid in proc.pids().context("cannot list the processes")? {

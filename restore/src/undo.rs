@@ -17,10 +17,12 @@ use crate::survey::Survey;
 /// of no use is taken away.
 pub fn task(proc: &Proc, pid: Pid, voice: Voice) -> anyhow::Result<Task> {
     let target = Target::open(pid)?;
-    let parkings = parked::find(proc, &target).context("cannot look for what a killed restore left")?;
+    let mountinfo = proc.process(pid)?.mountinfo().context("cannot read the mounts")?;
+    let parkings =
+        parked::find(proc, &target, &mountinfo).context("cannot look for what a killed restore left")?;
     let Some(parking) = last(&parkings) else {
         voice.note("there is nothing to undo: no restore was killed here, or it had done all before");
-        return Ok(Task { image: empty(), wishes: Wishes { undo: true, ..Wishes::default() } });
+        return Ok(Task::new(empty(), Wishes { undo: true, ..Wishes::default() })?);
     };
     let place = &parking.mount_point;
     let image =
@@ -33,7 +35,7 @@ pub fn task(proc: &Proc, pid: Pid, voice: Voice) -> anyhow::Result<Task> {
         voice
             .warn("a restore of another image was killed here before: run the same command again after this");
     }
-    Ok(Task { image, wishes: Wishes { undo: true, ..parking.wishes } })
+    Ok(Task::new(image, Wishes { undo: true, ..parking.wishes })?)
 }
 
 /// Leaves what restores of other images left to those who go back from them.

@@ -1,44 +1,55 @@
 //! Asking the kernel what came of it, after the fixups say that they are done.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use autofs_cr_common::model::{Device, KernelPipe, SuperOptions};
 use autofs_cr_common::proc::{ProcessDir, mountinfo};
 
 use crate::live::{Masters, ReadPipe};
-use crate::plan::{Action, Plan};
+use crate::plan::{Action, Item, Plan};
 
 /// What mountinfo says of the autofs mounts that are there: the pipes of their superblocks.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct Found<'p> {
     by_device: HashMap<Device, KernelPipe>,
-    /// The last one at each place, as what is made is the newest there.
-    by_mount_point: HashMap<Vec<u8>, KernelPipe>,
+    /// The last one at each place where the device number says nothing, as what is made is the newest there.
+    by_mount_point: HashMap<&'p [u8], KernelPipe>,
 }
 
-/// Reads it.
-pub fn read(process: &ProcessDir) -> anyhow::Result<Found> {
+/// Reads it, as far as it matters for the plan.
+pub fn read<'p>(process: &ProcessDir, plan: &'p Plan) -> anyhow::Result<Found<'p>> {
     let text = process.mountinfo()?;
+    let of_any_number = plan.items.iter().filter(|item| !item.keeps_device);
+    let places: HashSet<&[u8]> = of_any_number.filter_map(|item| first_place(plan, item)).collect();
     let mut found = Found::default();
+    // The options of many mounts in a row can be the same.
+    let mut last: (&[u8], KernelPipe) = (b"", KernelPipe::None);
     for line in mountinfo::lines(&text) {
         let line = line?;
-        if let Some(device) = line.device().filter(|_| line.is_autofs()) {
+        let Some(device) = line.device().filter(|_| line.is_autofs()) else { continue };
+        if last.0 != line.super_options {
             let options = SuperOptions::parse(&String::from_utf8_lossy(line.super_options))?;
-            found.by_device.insert(device, options.pipe);
-            found.by_mount_point.insert(mountinfo::unescape(line.mount_point).into_owned(), options.pipe);
+            last = (line.super_options, options.pipe);
+        }
+        found.by_device.insert(device, last.1);
+        if let Some(place) = places.get(&*mountinfo::unescape(line.mount_point)) {
+            found.by_mount_point.insert(place, last.1);
         }
     }
     Ok(found)
 }
 
+fn first_place<'p>(plan: &'p Plan, item: &Item) -> Option<&'p [u8]> {
+    item.mounts.first().map(|&mount| plan.image.mounts[mount].mount_point.as_bytes())
+}
+
 /// What is not as planned, a sentence each. A superblock that was made with any number is known by its
 /// first mount point.
-pub fn problems(plan: &Plan, masters: &Masters, found: &Found) -> Vec<String> {
+pub fn problems(plan: &Plan, masters: &Masters, found: &Found<'_>) -> Vec<String> {
     let mut problems = Vec::new();
     for (item, superblock) in plan.items.iter().zip(&plan.image.superblocks) {
-        let place = item.mounts.first().map(|&mount| &plan.image.mounts[mount].mount_point);
-        let pipe = match place {
-            Some(place) if !item.keeps_device => found.by_mount_point.get(place.as_bytes()),
+        let pipe = match first_place(plan, item) {
+            Some(place) if !item.keeps_device => found.by_mount_point.get(place),
             _ => found.by_device.get(&superblock.device),
         };
         let wrong = match pipe {
@@ -47,8 +58,8 @@ pub fn problems(plan: &Plan, masters: &Masters, found: &Found) -> Vec<String> {
             Some(pipe) => wrong_pipe(item.action, *pipe, masters.pipe_of(superblock)),
         };
         if let Some(wrong) = wrong {
-            let place = place.map(ToString::to_string).unwrap_or_default();
-            problems.push(format!("{place} ({}) {wrong}", superblock.device));
+            let place = item.mounts.first().map(|&mount| plan.image.mounts[mount].mount_point.to_string());
+            problems.push(format!("{} ({}) {wrong}", place.unwrap_or_default(), superblock.device));
         }
     }
     problems

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use autofs_cr_common::channel::{Channel, ChannelError};
 use autofs_cr_common::child::Child;
+use autofs_cr_common::doc::Report;
 use autofs_cr_common::model::Pid;
 use autofs_cr_common::power;
 use autofs_cr_common::sys::autofs::ControlDevice;
@@ -36,10 +37,19 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Where the mounter works.
 #[derive(Debug)]
 pub enum Place<'a> {
-    /// In the namespaces of a process.
-    Of(&'a Target),
+    /// In the namespaces of a process, of whose mounts this is a report.
+    Of(&'a Target, &'a Report),
     /// In fresh ones, with this root directory and this init.
     Fresh(Option<&'a Path>, &'a Launch),
+}
+
+impl<'a> Place<'a> {
+    fn report(&self) -> Option<&'a Report> {
+        match self {
+            Self::Of(_, report) => Some(report),
+            Self::Fresh(..) => None,
+        }
+    }
 }
 
 /// The mounter, as restore sees it.
@@ -54,17 +64,19 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the mounter, and waits until it is in its namespaces. Only while this process has one
+    /// Starts the mounter, which writes `image` down, and waits until it is in its namespaces. Only while this process has one
     /// thread.
     pub fn start(
         plan: &Plan,
+        image: &[u8],
         masters: &Masters,
         place: &Place<'_>,
         device: ControlDevice,
         timeout: Duration,
     ) -> anyhow::Result<Self> {
         let progress = Progress::new().context("cannot make a memory file")?;
-        let outfit = Outfit { device, proc_dir: open_proc()?, progress: progress.clone() };
+        let report = place.report();
+        let outfit = Outfit { image, report, device, proc_dir: open_proc()?, progress: progress.clone() };
         let child = Child::spawn(|channel| enter(plan, masters, place, channel, outfit))
             .context("cannot start a child process")?;
         let worker = Self {
@@ -162,16 +174,16 @@ fn enter(
     masters: &Masters,
     place: &Place<'_>,
     channel: Channel,
-    outfit: Outfit,
+    outfit: Outfit<'_>,
 ) -> anyhow::Result<()> {
     // Signals stay blocked here: those for the whole group, as of Ctrl-C, are restore's to answer, which then has this
     // child undo everything.
-    if matches!(place, Place::Of(_)) {
+    if matches!(place, Place::Of(..)) {
         // Who reads the stage document must see its end while the mounter goes on.
         crate::run::close_stdout()?;
     }
     let entered = match place {
-        Place::Of(target) => target.enter_pids().context("cannot enter the pid namespace"),
+        Place::Of(target, _) => target.enter_pids().context("cannot enter the pid namespace"),
         Place::Fresh(..) => unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)
             .context("cannot make a mount and a pid namespace"),
     };
@@ -189,7 +201,7 @@ fn enter(
 /// Enters the mount namespace and the root, in the process that was born in the pid namespace.
 fn settle<'a>(place: &'a Place<'_>) -> anyhow::Result<Option<&'a Launch>> {
     match place {
-        Place::Of(target) => {
+        Place::Of(target, _) => {
             target.enter_mounts().context("cannot enter the mount namespace")?;
             Ok(None)
         }

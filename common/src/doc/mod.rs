@@ -79,21 +79,47 @@ pub enum DocError {
     },
 }
 
-/// Reads a document from a file, or from standard input if there is none or it is `-`.
-pub fn read<D: Kind + DeserializeOwned>(path: Option<&Path>) -> Result<D, DocError> {
-    match path {
-        Some(path) if path != Path::new("-") => {
-            let name = path.display().to_string();
-            let file = reach::input(path).map_err(|source| DocError::Read { name: name.clone(), source })?;
-            read_from(file, &name)
+/// A document that was read and is not understood yet.
+#[derive(Debug)]
+pub struct Text {
+    /// What is written.
+    pub bytes: Vec<u8>,
+    /// The file, or what stands for it.
+    name: String,
+}
+
+impl Text {
+    /// Reads one from a file, or from standard input if there is none or it is `-`.
+    pub fn read(path: Option<&Path>) -> Result<Self, DocError> {
+        match path {
+            Some(path) if path != Path::new("-") => {
+                let name = path.display().to_string();
+                let file =
+                    reach::input(path).map_err(|source| DocError::Read { name: name.clone(), source })?;
+                Self::read_from(file, &name)
+            }
+            _ => Self::read_from(io::stdin().lock(), "standard input"),
         }
-        _ => read_from(io::stdin().lock(), "standard input"),
+    }
+
+    /// Reads one from a stream that messages call `name`, up to its end mark: the writer may live on (restore does),
+    /// and so may a program between it and us that holds the other end (sudo, timeout).
+    fn read_from(stream: impl Read, name: &str) -> Result<Self, DocError> {
+        Ok(Self { bytes: read_bytes(stream, name)?, name: name.to_owned() })
+    }
+
+    /// Understands it.
+    pub fn parse<D: Kind + DeserializeOwned>(&self) -> Result<D, DocError> {
+        parse(&self.bytes, &self.name)
     }
 }
 
-/// Reads a document from a stream that messages call `name`, up to its end mark: the writer may live on
-/// (restore does), and so may a program between it and us that holds the other end (sudo, timeout).
-pub fn read_from<D: Kind + DeserializeOwned>(stream: impl Read, name: &str) -> Result<D, DocError> {
+/// Reads a document from a file, or from standard input if there is none or it is `-`.
+pub fn read<D: Kind + DeserializeOwned>(path: Option<&Path>) -> Result<D, DocError> {
+    Text::read(path)?.parse()
+}
+
+fn read_bytes(stream: impl Read, name: &str) -> Result<Vec<u8>, DocError> {
     let mut stream = BufReader::with_capacity(1 << 16, stream.take(MAX_SIZE + 1));
     let mut text = Vec::new();
     loop {
@@ -107,7 +133,7 @@ pub fn read_from<D: Kind + DeserializeOwned>(stream: impl Read, name: &str) -> R
     if text.len() as u64 > MAX_SIZE {
         return Err(DocError::TooLarge { name: name.to_owned() });
     }
-    parse(&text, name)
+    Ok(text)
 }
 
 /// Reads a document from memory.
@@ -268,7 +294,8 @@ mounts:
             }
         }
         let text = written(&image());
-        assert_eq!(read_from::<Image>(Open(text.as_bytes()), "a pipe").expect("a whole document"), image());
+        let read = Text::read_from(Open(text.as_bytes()), "a pipe").expect("a whole document");
+        assert_eq!(read.parse::<Image>().expect("an image"), image());
     }
 
     #[test]

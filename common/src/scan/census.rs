@@ -3,9 +3,9 @@
 use std::io;
 use std::sync::OnceLock;
 
-use super::threads::{self, Share};
 use crate::model::Pid;
 use crate::proc::{Absence, Proc, Stat, absence};
+use crate::threads::{self, Share};
 
 /// The processes. The `stat` of each is read once, when something first asks for it.
 #[derive(Debug)]

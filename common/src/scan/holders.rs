@@ -6,11 +6,11 @@ use std::io;
 use super::Processes;
 use super::census::Census;
 use super::tables::{Places, Tables};
-use super::threads::{self, Share};
 use crate::doc::report::{ControlFd, PipeEnd, Process, RunsIn};
 use crate::masters::MasterKind;
 use crate::model::Pid;
 use crate::proc::{Absence, Descriptors, Proc, ProcessDir, Target, absence};
+use crate::threads::{self, Share};
 
 /// The processes that have to do with an autofs mount.
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
 //! From /proc to a report.
 //!
 //! What a caller does not need is not looked for: `needs.rs`. What pays on several processors is done on several
-//! threads: `threads.rs`.
+//! threads: [`crate::threads`].
 //!
 //! | stage | file | reads |
 //! |---|---|---|
@@ -32,7 +32,6 @@ mod requests;
 mod sight;
 mod strangers;
 mod tables;
-mod threads;
 mod tree;
 mod waiters;
 mod whereabouts;
@@ -52,6 +51,7 @@ use crate::doc::{Format, Report};
 use crate::model::{Device, Pid, State};
 use crate::proc::Proc;
 use crate::proc::mountinfo::MalformedLine;
+use crate::threads;
 
 /// What to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +116,18 @@ const MOST_LOOKS: usize = 4;
 /// A master that forks, or is given another pipe, while its descriptors are looked for can be missed,
 /// so nothing is called orphaned that is not so twice; nor does a copy fail elsewhere that does not so twice.
 pub fn scan(proc: &Proc, scope: Scope, needs: Needs) -> Result<Report, ScanError> {
+    Ok(look(proc, scope, needs)?.report(needs.waiting))
+}
+
+/// The same for the mount namespace of a process, with the `mountinfo` that the report was made from: to read that of
+/// many mounts once more takes as long as all the rest.
+pub fn scan_process(proc: &Proc, pid: Pid, needs: Needs) -> Result<(Report, Vec<u8>), ScanError> {
+    let mut look = look(proc, Scope::Of(pid), needs)?;
+    let mountinfo = std::mem::take(&mut look.tables.last_read);
+    Ok((look.report(needs.waiting), mountinfo))
+}
+
+fn look(proc: &Proc, scope: Scope, needs: Needs) -> Result<Look<'_>, ScanError> {
     let mut look = Look::take(proc, scope, needs)?;
     for _ in 1..MOST_LOOKS {
         let before = look.doubts();
@@ -127,7 +139,7 @@ pub fn scan(proc: &Proc, scope: Scope, needs: Needs) -> Result<Report, ScanError
             break;
         }
     }
-    Ok(look.report(needs.waiting))
+    Ok(look)
 }
 
 /// What can look so for an instant.

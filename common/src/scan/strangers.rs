@@ -8,10 +8,10 @@ use std::io;
 
 use super::holders::Holders;
 use super::tables::Tables;
-use super::threads::{self, Share};
 use crate::doc::report::{Process, Stranger, Superblock};
 use crate::model::{Pid, State};
 use crate::proc::{Proc, ProcessDir};
+use crate::threads::{self, Share};
 
 /// Looks for them in the mount namespaces that were looked at. Of a process that may not be looked into nothing is said.
 pub(super) fn find(

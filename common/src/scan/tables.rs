@@ -5,13 +5,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 
 use super::census::Census;
-use super::threads::{self, Share};
 use super::tree::{Surroundings, Tree};
 use super::{ScanError, Scope, processes, read_error};
 use crate::doc::report::{Content, Mount, Namespace, RunsIn};
 use crate::model::{Device, KernelPipe, OptionsReader, Pid, SuperOptions, TextPath};
 use crate::proc::mountinfo::{Line, lines, unescape};
 use crate::proc::{Absence, Proc, ProcessDir, absence};
+use crate::threads::{self, Share};
 use crate::unfinished::{self, is_pipe, is_work_place};
 
 /// What the mountinfo files say.
@@ -23,6 +23,8 @@ pub(super) struct Tables {
     pub content: Vec<Content>,
     /// The pipes of the superblocks.
     pub pipes: HashSet<u64>,
+    /// The mountinfo that was read last: of a scope of one namespace, that of it.
+    pub last_read: Vec<u8>,
     /// The roots of the processes through which namespaces were seen, by namespace, where these are others than that
     /// of the reader.
     roots: HashMap<u64, Vec<u8>>,
@@ -220,6 +222,7 @@ impl Tables {
             self.roots.insert(view.namespace.id, view.root);
         }
         self.namespaces.push(view.namespace);
+        self.last_read = view.mountinfo;
         Ok(())
     }
 

@@ -40,6 +40,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use autofs_cr_common::channel::{Channel, ChannelError, MAX_MESSAGE};
+use autofs_cr_common::doc::Report;
 use autofs_cr_common::limits::raise_descriptors;
 use autofs_cr_common::model::Pid;
 use autofs_cr_common::power;
@@ -56,6 +57,7 @@ use numbers::Numbers;
 use park::Park;
 use place::Root;
 use take::Taken;
+use tree::OnAutofs;
 use unmount::uncover;
 
 /// What restore tells the mounter to do.
@@ -107,10 +109,14 @@ const MOST_TOLD: usize = MAX_MESSAGE / 8;
 /// The mounter's own state.
 pub struct Mounter<'a> {
     plan: &'a Plan,
+    /// The image as it was written.
+    image: &'a [u8],
     masters: &'a Masters,
     channel: &'a Channel,
     device: ControlDevice,
     root: Root,
+    /// Where no work place may be.
+    on_autofs: OnAutofs,
     /// The number of the mount namespace.
     namespace: u64,
     /// A proc file system of the pid namespace of restore: the current directory, so that `self/fd/N`
@@ -184,7 +190,11 @@ impl Progress {
 }
 
 /// What the mounter has from restore.
-pub struct Outfit {
+pub struct Outfit<'a> {
+    /// The image as it was written.
+    pub image: &'a [u8],
+    /// The report of the mounts that are there; none in a fresh namespace.
+    pub report: Option<&'a Report>,
     /// The control device.
     pub device: ControlDevice,
     /// A directory of the proc file system.
@@ -199,7 +209,7 @@ impl<'a> Mounter<'a> {
         plan: &'a Plan,
         masters: &'a Masters,
         channel: &'a Channel,
-        outfit: Outfit,
+        outfit: Outfit<'a>,
     ) -> anyhow::Result<Self> {
         nix::unistd::setsid().or_else(|error| match error {
             // It leads a group already, as the first process of a pid namespace does.
@@ -208,6 +218,10 @@ impl<'a> Mounter<'a> {
         })?;
         let root = Root::open()?;
         nix::unistd::fchdir(&outfit.proc_dir)?;
+        let on_autofs = match outfit.report {
+            Some(report) => OnAutofs::of(report),
+            None => OnAutofs::read().context("cannot read the mounts")?,
+        };
         let namespace = rustix::fs::stat("self/ns/mnt").context("cannot look at the mount namespace")?.st_ino;
         let (read_end, write_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let group = Pid::from_nix(nix::unistd::getpgrp()).ok_or_else(|| {
@@ -215,10 +229,12 @@ impl<'a> Mounter<'a> {
         })?;
         Ok(Self {
             plan,
+            image: outfit.image,
             masters,
             channel,
             device: outfit.device,
             root,
+            on_autofs,
             namespace,
             proc_dir: outfit.proc_dir,
             pipe_write_end: write_end,
@@ -327,7 +343,7 @@ impl<'a> Mounter<'a> {
         let closed = self.park.take().map_or(Ok(()), Park::close);
         // Closing the place changed the current directory.
         let back = nix::unistd::fchdir(&self.proc_dir).map_err(io::Error::from);
-        park::remove_directories(&self.root, self.namespace);
+        park::remove_directories(&self.root, &self.on_autofs, self.namespace);
         removed
             .and(closed)
             .and(back)

@@ -32,7 +32,7 @@ use rustix::mount::{
 use super::moves;
 use super::place::{Root, is_mount_root, mount_id};
 use super::superblock::device;
-use super::tree::Tree;
+use super::tree::OnAutofs;
 use super::unmount::uncover;
 use crate::parked::{AT_WORK, BEFORE, COPY, Parking};
 
@@ -74,6 +74,7 @@ impl Park {
     /// another namespace uses that one. Its own device number is none of `wanted`.
     pub fn open(
         root: &Root,
+        on_autofs: &OnAutofs,
         namespace: u64,
         wanted: &HashSet<Device>,
         notes: &Notes<'_>,
@@ -83,7 +84,7 @@ impl Park {
         write(&mount, BEFORE, notes.before.as_bytes())?;
         mkdirat(&mount, COVER, Mode::RWXU | Mode::from_raw_mode(0o055))?;
         let life = hold(&mount)?;
-        let (folder, name) = make_directory(root, namespace)?;
+        let (folder, name) = make_directory(root, on_autofs, namespace)?;
         let place = open_place(&folder, &name)?;
         // A mount under a shared one would take what is parked along into other namespaces.
         let attached = moves::onto(&place, &mount)
@@ -112,7 +113,7 @@ impl Park {
         let pipes = pipes.map(str::to_owned).collect();
         let copies = parking.copies.iter().filter_map(|copy| copy.file_name()?.to_str());
         let copies = copies.map(str::to_owned).collect();
-        let mut park = Self { folder, name, mount, life, used: 0, pipes, copies };
+        let mut park = Self { folder: folder.try_clone()?, name, mount, life, used: 0, pipes, copies };
         // Nobody follows them any more.
         park.remove_copies()?;
         Ok(park)
@@ -234,11 +235,10 @@ fn write(mount: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
 
 /// The directory that the work place is mounted on: one that a restore was killed with is used again, so that none is left
 /// for ever.
-fn make_directory(root: &Root, namespace: u64) -> io::Result<(OwnedFd, String)> {
-    let tree = Tree::read()?;
+fn make_directory(root: &Root, on_autofs: &OnAutofs, namespace: u64) -> io::Result<(OwnedFd, String)> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for folder in FOLDERS {
-        let opened = open_folder(root, folder, &tree);
+        let opened = open_folder(root, folder, on_autofs);
         match opened.and_then(|folder| Ok((first_free(&folder, namespace)?, folder))) {
             Ok((name, folder)) => return Ok((folder, name)),
             Err(error) => last = error,
@@ -248,11 +248,11 @@ fn make_directory(root: &Root, namespace: u64) -> io::Result<(OwnedFd, String)> 
 }
 
 /// What is on an autofs mount may have to be parked itself.
-fn open_folder(root: &Root, folder: &str, tree: &Tree) -> io::Result<OwnedFd> {
+fn open_folder(root: &Root, folder: &str, on_autofs: &OnAutofs) -> io::Result<OwnedFd> {
     // Without O_DIRECTORY, so that an autofs mount there is not triggered.
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let place = openat(root, folder, flags, Mode::empty())?;
-    if tree.is_on_autofs(mount_id(place.as_fd())?) {
+    if on_autofs.has(mount_id(place.as_fd())?) {
         return Err(io::Error::other("an autofs mount is in each place where it could be"));
     }
     Ok(openat(&place, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
@@ -286,9 +286,8 @@ fn names(namespace: u64) -> impl Iterator<Item = String> {
 }
 
 /// Takes the directories away that restores of this mount namespace were killed with.
-pub fn remove_directories(root: &Root, namespace: u64) {
-    let Ok(tree) = Tree::read() else { return };
-    for folder in FOLDERS.into_iter().filter_map(|folder| open_folder(root, folder, &tree).ok()) {
+pub fn remove_directories(root: &Root, on_autofs: &OnAutofs, namespace: u64) {
+    for folder in FOLDERS.into_iter().filter_map(|folder| open_folder(root, folder, on_autofs).ok()) {
         for name in names(namespace) {
             match unlinkat(&folder, &*name, AtFlags::REMOVEDIR) {
                 // Something is mounted on it, or has been put into it.

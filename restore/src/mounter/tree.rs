@@ -1,9 +1,10 @@
 //! Which mount is on which.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
 
+use autofs_cr_common::doc::Report;
 use autofs_cr_common::proc::{Proc, mountinfo};
 
 /// The mounts below the target's root directory.
@@ -35,9 +36,28 @@ impl Tree {
         // The root of a namespace can be its own parent.
         std::iter::successors(Some(mount), parent).take(self.mounts.len() + 1)
     }
+}
 
-    /// Whether a mount is an autofs mount, or on one.
-    pub fn is_on_autofs(&self, mount: u64) -> bool {
-        self.above(mount).any(|id| self.mounts.get(&id).is_some_and(|node| node.is_autofs))
+/// The autofs mounts, and what is on them, by mount id.
+#[derive(Debug)]
+pub struct OnAutofs(HashSet<u64>);
+
+impl OnAutofs {
+    /// Those of a report of this mount namespace.
+    pub fn of(report: &Report) -> Self {
+        let mounts = report.mounts.iter().map(|mount| mount.id);
+        Self(mounts.chain(report.content.iter().map(|content| content.id)).collect())
+    }
+
+    /// Those that are there now.
+    pub fn read() -> io::Result<Self> {
+        let tree = Tree::read()?;
+        let is_autofs = |id: u64| tree.mounts.get(&id).is_some_and(|node| node.is_autofs);
+        Ok(Self(tree.mounts.keys().copied().filter(|&mount| tree.above(mount).any(is_autofs)).collect()))
+    }
+
+    /// Whether this is one of them.
+    pub fn has(&self, mount: u64) -> bool {
+        self.0.contains(&mount)
     }
 }

@@ -3,7 +3,6 @@
 use std::os::fd::AsFd;
 
 use anyhow::Context;
-use autofs_cr_common::doc;
 use autofs_cr_common::model::{MountType, Options, TextPath};
 use autofs_cr_common::unfinished::PIPE_SOURCE;
 use rustix::mount::MountAttrFlags;
@@ -33,11 +32,9 @@ impl<'a> Mounter<'a> {
     }
 
     fn new_park(&self) -> anyhow::Result<Park> {
-        let mut image = Vec::new();
-        doc::write(&self.plan.given_image(), &mut image)?;
         let (before, options) = (self.plan.before.write(), self.plan.wishes.options());
-        let notes = Notes { image: &image, before: &before, options: &options };
-        Park::open(&self.root, self.namespace, &self.plan.wanted, &notes)
+        let notes = Notes { image: self.image, before: &before, options: &options };
+        Park::open(&self.root, &self.on_autofs, self.namespace, &self.plan.wanted, &notes)
             .context("cannot make a work place, a tmpfs on /run")
     }
 

@@ -251,17 +251,6 @@ pub fn plan(
     Ok(Plan { image, items, wanted, item_of, parents, groups, parkings, goes_on_in, wishes, before, notes })
 }
 
-impl Plan {
-    /// The image as it was given: without the directories that were added for what is mounted now.
-    pub fn given_image(&self) -> Image {
-        let mut image = self.image.clone();
-        for (superblock, item) in image.superblocks.iter_mut().zip(&self.items) {
-            superblock.directories.truncate(superblock.directories.len() - item.missing.len());
-        }
-        image
-    }
-}
-
 /// The work place of a restore with the same image. Its record was made before the first change, so what is to be done is
 /// gone on with there. The first one, if there are more.
 fn same_image(parkings: &[Parking], image: &Image) -> Option<usize> {

@@ -1,4 +1,5 @@
-//! Work that threads share. The kernel does most of it, and each file of /proc on its own.
+//! Work that threads share: to read files of /proc, of which the kernel makes each on its own, and to do two long things at the
+//! same time.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +10,7 @@ const MOST: usize = 8;
 
 /// How much work an item is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Share {
+pub enum Share {
     /// Some files of a process: few of them are not worth a thread.
     Small,
     /// All the mounts of a namespace.
@@ -28,7 +29,7 @@ impl Share {
 }
 
 /// Does `work` with each item, and gives what it gave, in the order of the items.
-pub(super) fn each<T: Sync, R: Send>(items: &[T], size: Share, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+pub fn each<T: Sync, R: Send>(items: &[T], size: Share, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let block = size.block();
     let count = processors().min(items.len() / block);
     if count < 2 {
@@ -57,8 +58,9 @@ pub(super) fn each<T: Sync, R: Send>(items: &[T], size: Share, work: impl Fn(&T)
     blocks.into_iter().flat_map(|(_, results)| results).collect()
 }
 
-/// Does both, at the same time where there is more than one processor.
-pub(super) fn both<A, B: Send>(this: impl FnOnce() -> A, that: impl Fn() -> B + Sync) -> (A, B) {
+/// Does both, at the same time where there is more than one processor. What takes most memory is better `this`: another thread
+/// gets its memory page by page from the kernel (`grow_heap` of glibc).
+pub fn both<A, B: Send>(this: impl FnOnce() -> A, that: impl Fn() -> B + Sync) -> (A, B) {
     scope(|scope| {
         let spawn = || Builder::new().spawn_scoped(scope, &that).ok();
         let other = (processors() > 1).then(spawn).flatten();
