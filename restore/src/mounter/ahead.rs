@@ -15,15 +15,12 @@ use super::make::Number;
 impl Mounter<'_> {
     /// Makes the superblocks whose numbers are free now, as long as there are descriptors for them.
     pub(super) fn make_ahead(&mut self) -> anyhow::Result<()> {
-        for item in self.possible_ahead() {
+        let room = self.made.room(&self.proc_dir.try_clone()?);
+        for item in self.possible_ahead().into_iter().take(room) {
             self.progress.set(item);
             let action = self.plan.items[item].action;
             let whole = self.create(item, action, Number::Planned).with_context(|| self.name(item))?;
-            let is_last = self.made.is_scarce(&whole);
             self.ahead.insert(item, whole);
-            if is_last {
-                break;
-            }
         }
         Ok(())
     }

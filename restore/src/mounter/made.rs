@@ -73,9 +73,14 @@ impl Made {
         }
     }
 
-    /// Whether few more descriptors can be had after this one. The kernel gives the lowest free number, so
-    /// the number tells how many there are.
+    /// Whether few more descriptors can be had after this one.
     pub fn is_scarce(&self, last: &OwnedFd) -> bool {
-        last.as_raw_fd() as usize + OTHERS >= self.limit
+        self.room(last) == 0
+    }
+
+    /// How many descriptors can be kept after this one. The kernel gives the lowest free number, so the number tells how many
+    /// there are.
+    pub fn room(&self, last: &OwnedFd) -> usize {
+        self.limit.saturating_sub(last.as_raw_fd() as usize + OTHERS)
     }
 }

@@ -1,12 +1,12 @@
 //! Making the superblocks of a group, and their mounts.
 
 use std::collections::HashSet;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
-use autofs_cr_common::doc::image::{Mount, Superblock};
+use anyhow::Context;
+use autofs_cr_common::doc::image::Mount;
 use autofs_cr_common::doc::report::Within;
 use autofs_cr_common::model::Propagation;
 use autofs_cr_common::sys::autofs::set_timeout_as_admin;
@@ -15,12 +15,11 @@ use rustix::mount::MountAttrFlags;
 
 use super::place::Place;
 use super::prepare::relative;
-use super::superblock::{self, Recipe};
+use super::recipes::attributes_of;
+use super::superblock;
 use super::take::Taken;
 use super::unmount::uncover;
 use super::{Mounter, moves};
-use crate::attributes;
-use crate::live::Masters;
 use crate::plan::Action;
 
 /// A superblock that is adopted.
@@ -166,33 +165,19 @@ impl Mounter<'_> {
     }
 
     fn create_by(&mut self, item: usize, action: Action, number: Number) -> anyhow::Result<OwnedFd> {
-        let plan = self.plan;
-        let superblock = &plan.image.superblocks[item];
-        let planned = &plan.items[item];
-        let first = planned.mounts.first().ok_or_else(|| anyhow!("no mount shows it"))?;
-        let (pipe, group) = match action {
-            Action::Connect => (write_end_of(self.masters, superblock)?, planned.group.unwrap_or(self.group)),
-            _ => (self.pipe_write_end.as_fd(), self.group),
-        };
-        let recipe = Recipe {
-            options: &superblock.options,
-            source: &plan.image.mounts[*first].source,
-            pipe,
-            group,
-            // A read-only mount takes no directories: that comes when it is attached.
-            attributes: self.attributes(*first) - MountAttrFlags::MOUNT_ATTR_RDONLY,
-        };
+        let recipe = self.recipes.of(item, action)?;
+        let planned = &self.plan.items[item];
         if number == Number::Any || !planned.keeps_device {
-            let wanted = |device| plan.wanted.contains(&device);
+            let wanted = |device| self.plan.wanted.contains(&device);
             return self.numbers.any_but(wanted, || superblock::create(&recipe)).context("cannot make it");
         }
-        let made = self.numbers.make(superblock.device, || superblock::create(&recipe));
+        let device = self.plan.image.superblocks[item].device;
+        let made = self.numbers.make(device, || superblock::create(&recipe));
         made.context("cannot make the superblock with its device number")
     }
 
     fn attributes(&self, mount: usize) -> MountAttrFlags {
-        // Every option was parsed when the image was checked.
-        attributes::parse(&self.plan.image.mounts[mount].options).unwrap_or(MountAttrFlags::empty())
+        attributes_of(&self.plan.image.mounts[mount])
     }
 
     /// Attaches all mounts of an item. The first that shows the root of the superblock is the one that
@@ -278,14 +263,6 @@ impl Mounter<'_> {
         }
         Ok(self.root.place(path, mount.covers)?)
     }
-}
-
-/// A write end of the pipe that the living master of a superblock reads.
-fn write_end_of<'m>(masters: &'m Masters, superblock: &Superblock) -> anyhow::Result<BorrowedFd<'m>> {
-    masters
-        .pipe_of(superblock)
-        .map(|pipe| pipe.write_end.fd.as_fd())
-        .ok_or_else(|| anyhow!("its master does not live"))
 }
 
 /// A mount of a peer group outside the image cannot join it again: it becomes what the place where it is

@@ -23,6 +23,7 @@ mod numbers;
 mod park;
 mod place;
 mod prepare;
+mod recipes;
 mod superblock;
 mod take;
 mod tree;
@@ -42,7 +43,6 @@ use anyhow::Context;
 use autofs_cr_common::channel::{Channel, ChannelError, MAX_MESSAGE};
 use autofs_cr_common::doc::Report;
 use autofs_cr_common::limits::raise_descriptors;
-use autofs_cr_common::model::Pid;
 use autofs_cr_common::power;
 use autofs_cr_common::sys::autofs::ControlDevice;
 use autofs_cr_common::sys::mmap::SharedWords;
@@ -56,6 +56,7 @@ use made::Made;
 use numbers::Numbers;
 use park::Park;
 use place::Root;
+use recipes::Recipes;
 use take::Taken;
 use tree::OnAutofs;
 use unmount::uncover;
@@ -122,10 +123,7 @@ pub struct Mounter<'a> {
     /// A proc file system of the pid namespace of restore: the current directory, so that `self/fd/N`
     /// names a descriptor also where the target has no /proc.
     proc_dir: OwnedFd,
-    /// The pipe of superblocks that are not connected yet.
-    pipe_write_end: OwnedFd,
-    _pipe_read_end: OwnedFd,
-    group: Pid,
+    recipes: Recipes<'a>,
     progress: Progress,
     numbers: Numbers,
     park: Option<Park>,
@@ -223,10 +221,6 @@ impl<'a> Mounter<'a> {
             None => OnAutofs::read().context("cannot read the mounts")?,
         };
         let namespace = rustix::fs::stat("self/ns/mnt").context("cannot look at the mount namespace")?.st_ino;
-        let (read_end, write_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        let group = Pid::from_nix(nix::unistd::getpgrp()).ok_or_else(|| {
-            anyhow::anyhow!("the process group of the mounter is not visible in its namespace")
-        })?;
         Ok(Self {
             plan,
             image: outfit.image,
@@ -237,9 +231,7 @@ impl<'a> Mounter<'a> {
             on_autofs,
             namespace,
             proc_dir: outfit.proc_dir,
-            pipe_write_end: write_end,
-            _pipe_read_end: read_end,
-            group,
+            recipes: Recipes::new(plan, masters)?,
             progress: outfit.progress,
             numbers: Numbers::default(),
             park: None,

@@ -298,6 +298,10 @@ pub fn remove_directories(root: &Root, on_autofs: &OnAutofs, namespace: u64) {
     }
 }
 
+/// How many fillers are open at a time: few, as descriptors may be scarce, and no more than fit into a message.
+const MOST_FILLERS: usize = 64;
+const _: () = assert!(MOST_FILLERS <= MAX_DESCRIPTORS);
+
 /// A tmpfs that does not have one of these device numbers.
 fn tmpfs_besides(wanted: &HashSet<Device>, source: &str) -> io::Result<OwnedFd> {
     // Fillers are kept until another number comes, as they are handed out lowest first. Messages that nobody reads keep
@@ -310,7 +314,7 @@ fn tmpfs_besides(wanted: &HashSet<Device>, source: &str) -> io::Result<OwnedFd> 
             return Ok(made);
         }
         fillers.push(made);
-        if fillers.len() == MAX_DESCRIPTORS {
+        if fillers.len() == MOST_FILLERS {
             let descriptors: Vec<_> = fillers.iter().map(AsFd::as_fd).collect();
             keeper.send(&(), &descriptors).map_err(io::Error::other)?;
             fillers.clear();

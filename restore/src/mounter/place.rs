@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::rc::Rc;
 
 use autofs_cr_common::model::TextPath;
 use rustix::fs::{
@@ -61,8 +63,8 @@ const MOST_DIRECTORIES: usize = 256;
 #[derive(Debug)]
 pub struct Root {
     fd: OwnedFd,
-    /// Directories that places were looked up in.
-    directories: HashMap<PathBuf, OwnedFd>,
+    /// Directories that places were looked up in, by their paths.
+    directories: HashMap<Vec<u8>, Rc<OwnedFd>>,
 }
 
 impl Root {
@@ -90,27 +92,34 @@ impl Root {
     fn named<'a>(&'a mut self, path: &'a TextPath) -> Result<(BorrowedFd<'a>, &'a OsStr), PlaceError> {
         let parts = path.parent().zip(path.file_name());
         let (parent, name) = parts.ok_or_else(|| PlaceError::Missing(path.clone()))?;
-        if !self.directories.contains_key(parent) {
+        let key = parent.as_os_str().as_bytes();
+        if !self.directories.contains_key(key) {
             let directory =
                 self.look_up(parent, OFlags::DIRECTORY).map_err(|source| explain(path, source))?;
-            self.remember(parent, directory);
+            self.remember(parent, Rc::new(directory));
         }
-        Ok((self.directories[parent].as_fd(), name))
+        Ok((self.directories[key].as_fd(), name))
+    }
+
+    /// The id of the top mount at `path`.
+    pub fn top_id(&mut self, path: &TextPath) -> Result<u64, PlaceError> {
+        let (directory, name) = self.named(path)?;
+        mount_id_at(directory, name).map_err(|source| explain(path, source))
     }
 
     /// The directory that a path is in, and its name there.
-    pub fn parent<'p>(&self, path: &'p TextPath) -> io::Result<(OwnedFd, &'p OsStr)> {
+    pub fn parent<'p>(&self, path: &'p TextPath) -> io::Result<(Rc<OwnedFd>, &'p OsStr)> {
         let parts = path.parent().zip(path.file_name());
         let (parent, name) = parts.ok_or(io::ErrorKind::InvalidInput)?;
-        let directory = match self.directories.get(parent) {
-            Some(directory) => directory.try_clone()?,
-            None => self.look_up(parent, OFlags::DIRECTORY)?,
+        let directory = match self.directories.get(parent.as_os_str().as_bytes()) {
+            Some(directory) => Rc::clone(directory),
+            None => Rc::new(self.look_up(parent, OFlags::DIRECTORY)?),
         };
         Ok((directory, name))
     }
 
     /// Has the next mount at `path` go into this directory, wherever that is then: it takes the place of one that was in it.
-    pub fn keep_parent(&mut self, path: &TextPath, directory: OwnedFd) {
+    pub fn keep_parent(&mut self, path: &TextPath, directory: Rc<OwnedFd>) {
         if let Some(parent) = path.parent() {
             self.remember(parent, directory);
         }
@@ -118,14 +127,15 @@ impl Root {
 
     /// Lets go of what is open below a mount, which keeps that busy.
     pub fn forget_below(&mut self, mount_point: &TextPath) {
-        self.directories.retain(|path, _| !path.starts_with(mount_point as &Path));
+        let is_below = |path: &[u8]| Path::new(OsStr::from_bytes(path)).starts_with(mount_point as &Path);
+        self.directories.retain(|path, _| !is_below(path));
     }
 
-    fn remember(&mut self, path: &Path, directory: OwnedFd) {
+    fn remember(&mut self, path: &Path, directory: Rc<OwnedFd>) {
         if self.directories.len() >= MOST_DIRECTORIES {
             self.directories.clear();
         }
-        self.directories.insert(path.to_owned(), directory);
+        self.directories.insert(path.as_os_str().as_bytes().to_vec(), directory);
     }
 
     /// The top mount at `path`, if it has this id.

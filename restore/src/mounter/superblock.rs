@@ -23,6 +23,8 @@ pub struct Recipe<'a> {
     pub group: Pid,
     /// The attributes of its first mount.
     pub attributes: MountAttrFlags,
+    /// User and group of this process.
+    pub maker: (u32, u32),
 }
 
 /// Makes a superblock, and a mount of it that is attached nowhere.
@@ -35,9 +37,13 @@ pub fn create(recipe: &Recipe<'_>) -> io::Result<OwnedFd> {
     set("pgrp", recipe.group.to_string())?;
     set("minproto", options.minproto.to_string())?;
     set("maxproto", options.maxproto.to_string())?;
-    // Also those of root: without them the owner is who makes it.
-    set("uid", options.uid.to_string())?;
-    set("gid", options.gid.to_string())?;
+    // Without them the owner is who makes it.
+    if options.uid != recipe.maker.0 {
+        set("uid", options.uid.to_string())?;
+    }
+    if options.gid != recipe.maker.1 {
+        set("gid", options.gid.to_string())?;
+    }
     fsconfig_set_flag(context.as_fd(), options.mount_type.as_str())?;
     if options.strictexpire {
         fsconfig_set_flag(context.as_fd(), "strictexpire")?;

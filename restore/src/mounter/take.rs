@@ -79,6 +79,11 @@ impl Mounter<'_> {
         if self.plan.items[item].action == Action::Remove {
             return self.remove(item);
         }
+        if old.content.is_empty()
+            && let Some(root) = self.take_bare(item)?
+        {
+            return self.unmount_old(item, root);
+        }
         if self.lift_old(item, old)? {
             return Ok(());
         }
@@ -93,6 +98,17 @@ impl Mounter<'_> {
         self.cover_place(item)
     }
 
+    /// The only mount of an old superblock with nothing inside, if nothing is mounted on it.
+    fn take_bare(&mut self, item: usize) -> anyhow::Result<Option<Root>> {
+        let Some(Taken { roots, parked, .. }) = self.taken.get_mut(&item) else { return Ok(None) };
+        let ([Root { mount_point, id, cover: None, .. }], true) = (roots.as_slice(), parked.is_empty())
+        else {
+            return Ok(None);
+        };
+        let is_bare = self.root.top_id(mount_point)? == *id;
+        Ok(is_bare.then(|| roots.pop()).flatten())
+    }
+
     /// Unmounts one of its mounts. Not lazily: what is in use would live on and keep the device number, and
     /// someone who waits for an answer would wait for ever. So if this fails, it goes on as it was.
     fn unmount_old(&mut self, item: usize, root: Root) -> anyhow::Result<()> {
@@ -103,12 +119,12 @@ impl Mounter<'_> {
         }
         self.root.forget_below(&root.mount_point);
         let found = Site::find(&self.root, &root.mount_point, root.top()?)
-            .and_then(|site| Ok((site.directory()?, site.of(root.id))));
+            .and_then(|site| root.cover.as_ref().map_or(Ok(()), |_| site.check()).map(|()| site));
         let site = match found {
-            Ok((directory, site)) => {
+            Ok(site) => {
                 // The new one has to go where this one was, also when that is renamed meanwhile.
-                self.root.keep_parent(&root.mount_point, directory);
-                site
+                self.root.keep_parent(&root.mount_point, site.directory());
+                site.of(root.id)
             }
             Err(error) => {
                 self.taken.entry(item).or_default().roots.push(root);

@@ -5,6 +5,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
 
 use autofs_cr_common::model::{Device, TextPath};
 use autofs_cr_common::sys::autofs::ControlDevice;
@@ -20,17 +21,16 @@ pub const OTHER_MOUNT: &str = "another mount is there now: a directory above it 
 /// A mount by the directory that it is in. Unlike a descriptor of the mount it does not keep it busy.
 #[derive(Debug)]
 pub struct Site {
-    directory: OwnedFd,
+    directory: Rc<OwnedFd>,
     name: OsString,
     id: u64,
 }
 
 impl Site {
-    /// Finds the mount with this id, which has to be the top one at its place.
+    /// That of the mount with this id, which has to be the top one at its place when it is unmounted.
     pub fn find(root: &Root, mount_point: &TextPath, id: u64) -> io::Result<Self> {
         let (directory, name) = root.parent(mount_point)?;
-        let site = Self { directory, name: name.to_owned(), id };
-        site.check().map(|()| site)
+        Ok(Self { directory, name: name.to_owned(), id })
     }
 
     /// The mount with this id that it covers, for when it is gone.
@@ -39,8 +39,8 @@ impl Site {
     }
 
     /// The directory that it is in.
-    pub fn directory(&self) -> io::Result<OwnedFd> {
-        self.directory.try_clone()
+    pub fn directory(&self) -> Rc<OwnedFd> {
+        Rc::clone(&self.directory)
     }
 
     /// Unmounts it. What is in use stays (EBUSY).
@@ -65,7 +65,8 @@ impl Site {
         within(&self.directory, || Ok(rustix::mount::unmount(&*self.name, UnmountFlags::NOFOLLOW | flags)?))
     }
 
-    fn check(&self) -> io::Result<()> {
+    /// Fails unless it is the top one at its place.
+    pub fn check(&self) -> io::Result<()> {
         match mount_id_at(self.directory.as_fd(), &self.name)? == self.id {
             true => Ok(()),
             false => Err(io::Error::other(OTHER_MOUNT)),

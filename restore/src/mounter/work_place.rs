@@ -61,8 +61,9 @@ impl<'a> Mounter<'a> {
             options: &Options { mount_type: MountType::Indirect, ..superblock.options.clone() },
             source: &TextPath::from(std::path::PathBuf::from(PIPE_SOURCE)),
             pipe: pipe.write_end.fd.as_fd(),
-            group: self.group,
+            group: self.recipes.group,
             attributes: MountAttrFlags::empty(),
+            maker: self.recipes.maker,
         };
         let wanted = &self.plan.wanted;
         let made = self.numbers.any_but(|device| wanted.contains(&device), || superblock::create(&recipe));
