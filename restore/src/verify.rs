@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use autofs_cr_common::model::{Device, KernelPipe, SuperOptions};
+use autofs_cr_common::model::{Device, KernelPipe, OptionsReader};
 use autofs_cr_common::proc::{ProcessDir, mountinfo};
 
 use crate::live::{Masters, ReadPipe};
@@ -22,18 +22,14 @@ pub fn read<'p>(process: &ProcessDir, plan: &'p Plan) -> anyhow::Result<Found<'p
     let of_any_number = plan.items.iter().filter(|item| !item.keeps_device);
     let places: HashSet<&[u8]> = of_any_number.filter_map(|item| first_place(plan, item)).collect();
     let mut found = Found::default();
-    // The options of many mounts in a row can be the same.
-    let mut last: (&[u8], KernelPipe) = (b"", KernelPipe::None);
+    let mut reader = OptionsReader::default();
     for line in mountinfo::lines(&text) {
         let line = line?;
         let Some(device) = line.device().filter(|_| line.is_autofs()) else { continue };
-        if last.0 != line.super_options {
-            let options = SuperOptions::parse(&String::from_utf8_lossy(line.super_options))?;
-            last = (line.super_options, options.pipe);
-        }
-        found.by_device.insert(device, last.1);
+        let pipe = reader.read(line.super_options)?.pipe;
+        found.by_device.insert(device, pipe);
         if let Some(place) = places.get(&*mountinfo::unescape(line.mount_point)) {
-            found.by_mount_point.insert(place, last.1);
+            found.by_mount_point.insert(place, pipe);
         }
     }
     Ok(found)
