@@ -60,20 +60,18 @@ struct Opened {
     controls: Vec<End>,
 }
 
-/// Superblocks whose calls were made, as far as that is known.
-#[derive(Debug, Default)]
-struct Sent {
-    all: Vec<Expected>,
-    /// The roots of those of the last stop: to close them takes time, and they are not needed any more.
-    roots: Vec<OwnedFd>,
-}
-
 /// What should be connected.
 #[derive(Debug)]
 struct Expected {
     index: usize,
     device: Device,
     controls: Vec<End>,
+}
+
+impl From<&Opened> for Expected {
+    fn from(opened: &Opened) -> Self {
+        Self { index: opened.index, device: opened.device, controls: opened.controls.clone() }
+    }
 }
 
 /// Connects the superblocks of a master, whose index in the segment is given. Those that cannot be
@@ -264,7 +262,7 @@ impl Live<'_> {
 
     /// Connects what is ready, and what restore makes once the held ones were let go of.
     fn connect(&mut self, held: &BTreeMap<usize, Vec<End>>, ready: &[usize]) -> anyhow::Result<()> {
-        let mut sent = Sent::default();
+        let mut sent = Vec::with_capacity(ready.len());
         let result = self.in_stops(held, ready, &mut sent);
         // What comes now can take a while.
         self.opener.rest();
@@ -283,7 +281,7 @@ impl Live<'_> {
         &mut self,
         held: &BTreeMap<usize, Vec<End>>,
         ready: &[usize],
-        sent: &mut Sent,
+        sent: &mut Vec<Expected>,
     ) -> anyhow::Result<()> {
         let mut parts = ready.chunks(self.most);
         self.stop_for(held, parts.next().unwrap_or_default(), sent)?;
@@ -298,21 +296,18 @@ impl Live<'_> {
         &mut self,
         held: &BTreeMap<usize, Vec<End>>,
         ready: &[usize],
-        sent: &mut Sent,
+        sent: &mut Vec<Expected>,
     ) -> anyhow::Result<()> {
-        sent.roots.clear();
         let (mut opened, blocked) = self.open(ready)?;
         if held.is_empty() && opened.is_empty() && blocked.is_empty() {
             return Ok(());
         }
         self.opener.allow_fork(false)?;
         let pidfd = self.process.pidfd().try_clone_to_owned().context("cannot copy a descriptor")?;
-        let result = self.in_one_stop(pidfd.as_fd(), held, &mut opened, &blocked);
+        let result = self.in_one_stop(pidfd.as_fd(), held, &mut opened, &blocked, sent);
         self.opener.allow_fork(true)?;
-        for Opened { index, device, root, controls } in opened {
-            sent.all.push(Expected { index, device, controls });
-            sent.roots.push(root);
-        }
+        // Left where it failed before.
+        sent.extend(opened.iter().map(Expected::from));
         result
     }
 
@@ -322,6 +317,7 @@ impl Live<'_> {
         held: &BTreeMap<usize, Vec<End>>,
         opened: &mut Vec<Opened>,
         blocked: &[Wanted],
+        sent: &mut Vec<Expected>,
     ) -> anyhow::Result<()> {
         let deadline = self.watch.step(STEP);
         let started = Instant::now();
@@ -330,7 +326,7 @@ impl Live<'_> {
         let result = self.check_calls(&session, held);
         let result = result.and_then(|()| self.open_inside(&mut session, blocked, opened));
         let result = result.and_then(|()| self.replace_held(&mut session, held, opened));
-        let result = result.and_then(|()| self.send(&mut session, opened));
+        let result = result.and_then(|()| self.send(&mut session, std::mem::take(opened), sent));
         let put_back = if held.is_empty() { Ok(()) } else { self.put_back(&mut session, held) };
         let finished = session.finish(self.watch.step(STEP)).context("cannot leave it");
         self.tally.stops.push(started.elapsed());

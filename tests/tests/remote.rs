@@ -403,6 +403,34 @@ fn what_a_call_opens_comes_to_the_engine_and_is_closed_in_the_process() {
 }
 
 #[test]
+fn batches_that_are_sent_ahead_are_run_and_answered_in_their_order() {
+    let mut target = Target::start("serve", Some(libc::SYS_read));
+    let mut before = target.descriptors();
+    let pidfd = target.pidfd();
+    let (reader, _writer) = pipe_with(KNOWN_NUMBER as usize);
+    let mut session = start(&pidfd);
+    for count in [1, 2] {
+        let mut batch = Batch::new();
+        (0..count).for_each(|_| open_known_number(&mut batch, &reader));
+        assert!(session.send(&batch).unwrap());
+    }
+    // Only the first finds it open.
+    let mut answer = || session.wait(deadline()).unwrap().iter().map(Option::is_some).collect::<Vec<_>>();
+    assert_eq!([answer(), answer(), answer()], [vec![true], vec![false; 2], vec![]]);
+    before.remove(&KNOWN_NUMBER);
+
+    // One that is not sent ahead waits for those that were.
+    let mut batch = Batch::new();
+    open_known_number(&mut batch, &reader);
+    assert!(session.send(&batch).unwrap());
+    assert_eq!(session.run(&Batch::new(), deadline()).unwrap().len(), 0);
+    session.finish(deadline()).unwrap();
+    assert_eq!(target.descriptors(), before);
+    byte(&mut target);
+    assert_eq!(target.line(), "result=1 handled=0 changed=");
+}
+
+#[test]
 fn what_does_not_fit_is_refused_and_the_session_goes_on() {
     let mut target = Target::start_with("serve", Some(libc::SYS_read), "ulimit -n 60;");
     let pidfd = target.pidfd();

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsFd;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use autofs_cr_common::doc::image::End;
 use autofs_cr_common::sys::autofs::{
     CATATONIC_REQUEST, SETPIPEFD_REQUEST, catatonic_argument, setpipefd_argument,
 };
 
-use super::{Live, Opened, STEP};
+use super::{Expected, Live, Opened, STEP};
 use crate::remote::{Batch, Data, Received, Session};
 
 /// Where the numbers are in the argument of SETPIPEFD: the mount, the pipe.
@@ -23,24 +23,44 @@ const UNKNOWN: i32 = -1;
 const AT_ONCE: usize = 245;
 
 impl Live<'_> {
-    /// Has the master set the pipes of all superblocks, and point its control fds to them.
-    pub(super) fn send(&self, session: &mut Session<'_>, opened: &[Opened]) -> anyhow::Result<()> {
-        let mut rest = opened;
+    /// Has the master set the pipes of all superblocks, and point its control fds to them. It works on one batch while
+    /// the next one is made, and the descriptors of the one before are closed.
+    pub(super) fn send(
+        &self,
+        session: &mut Session<'_>,
+        opened: Vec<Opened>,
+        sent: &mut Vec<Expected>,
+    ) -> anyhow::Result<()> {
+        sent.extend(opened.iter().map(Expected::from));
+        let mut rest = opened.into_iter();
         let mut count = AT_ONCE;
-        while !rest.is_empty() {
-            let part = &rest[..count.min(rest.len())];
+        let mut before: Option<Vec<Opened>> = None;
+        while !rest.as_slice().is_empty() {
+            let part = &rest.as_slice()[..count.min(rest.len())];
             let batch = self.batch(part)?;
             let fits = batch.received() <= session.descriptors() && batch.size() <= session.room();
             if !fits && part.len() > 1 {
                 count = (part.len() * 3 / 4).max(1);
                 continue;
             }
-            session.run(&batch, self.watch.step(STEP))?;
-            self.sight.step(part.len());
-            self.check_controls(part)?;
-            rest = &rest[part.len()..];
+            let taken = part.len();
+            while !session.send(&batch)? {
+                let before = before.take().context("a batch is too large for a socket")?;
+                self.finish(session, &before)?;
+            }
+            let part = rest.by_ref().take(taken).collect();
+            if let Some(before) = before.replace(part) {
+                self.finish(session, &before)?;
+            }
         }
-        Ok(())
+        before.map_or(Ok(()), |last| self.finish(session, &last))
+    }
+
+    /// Waits until the master has made the calls for these superblocks.
+    fn finish(&self, session: &mut Session<'_>, part: &[Opened]) -> anyhow::Result<()> {
+        session.wait(self.watch.step(STEP))?;
+        self.sight.step(part.len());
+        self.check_controls(part)
     }
 
     /// Whether the master can make the calls that connect what restore makes when its control fds were let go of: an

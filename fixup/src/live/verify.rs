@@ -1,21 +1,19 @@
 //! Asking the kernel what came of it: the results of single calls inside the master are not seen.
 
-use std::thread;
-
 use anyhow::anyhow;
 use autofs_cr_common::model::{KernelPipe, SuperOptions};
 use autofs_cr_common::segment::Progress;
 use nix::errno::Errno;
 
-use super::{Expected, Live, Sent};
+use super::{Expected, Live};
 
 impl Live<'_> {
     /// Tells the segment which superblocks are connected, and gives up those that are not.
-    pub(super) fn verify(&mut self, sent: Sent) -> anyhow::Result<()> {
-        if sent.all.is_empty() {
+    pub(super) fn verify(&mut self, sent: Vec<Expected>) -> anyhow::Result<()> {
+        if sent.is_empty() {
             return Ok(());
         }
-        let mut connected = Vec::with_capacity(sent.all.len());
+        let mut connected = Vec::with_capacity(sent.len());
         for (one, problem) in self.problems(sent)? {
             match problem {
                 None => connected.push(one.index),
@@ -26,7 +24,7 @@ impl Live<'_> {
     }
 
     /// Tells the segment only which superblocks are connected, with their control fds.
-    pub(super) fn keep_connected(&self, sent: Sent) -> anyhow::Result<()> {
+    pub(super) fn keep_connected(&self, sent: Vec<Expected>) -> anyhow::Result<()> {
         for (one, problem) in self.problems(sent)? {
             let mut complete = problem.is_none();
             for &end in &one.controls {
@@ -40,17 +38,11 @@ impl Live<'_> {
     }
 
     /// What is wrong with each superblock.
-    fn problems(&self, sent: Sent) -> anyhow::Result<Vec<(Expected, Option<anyhow::Error>)>> {
-        let Sent { all, roots } = sent;
-        let devices = all.iter().map(|one| one.device).collect();
-        let look = || self.sight.now(self.process.dir(), &devices);
-        let found = thread::scope(|scope| {
-            // Where there can be no thread, they are closed at once.
-            let _ = thread::Builder::new().spawn_scoped(scope, move || drop(roots));
-            look()
-        })?;
+    fn problems(&self, sent: Vec<Expected>) -> anyhow::Result<Vec<(Expected, Option<anyhow::Error>)>> {
+        let devices = sent.iter().map(|one| one.device).collect();
+        let found = self.sight.now(self.process.dir(), &devices)?;
         let group = self.process.dir().stat().map_or(0, |stat| stat.group);
-        let problems = all.into_iter().map(|one| {
+        let problems = sent.into_iter().map(|one| {
             let pipe = self.segment().superblocks()[one.index].pipe;
             let inode = self.pipes.get(pipe).and_then(Option::as_ref).map(|end| end.inode);
             let problem = problem(found.get(&one.device), inode, group);

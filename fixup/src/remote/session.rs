@@ -1,5 +1,6 @@
 //! From a running process to a session in it, and back.
 
+use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -130,6 +131,7 @@ impl<'fd> Stopped<'fd> {
             socket,
             number,
             free: 0,
+            in_flight: VecDeque::new(),
         };
         // When an empty batch is done, the thread waits for the next and has closed what it does not need.
         session.run(&Batch::new(), deadline)?;
@@ -221,6 +223,15 @@ fn suspend_seccomp(tid: Pid) -> Result<()> {
     ptrace::setoptions(tid, options).map_err(|e| Error::call("ptrace suspend seccomp", tid.as_raw(), e))
 }
 
+/// What is expected from the process for a batch.
+#[derive(Clone, Copy)]
+struct InFlight {
+    /// How many descriptors it should have got.
+    sent: usize,
+    /// How many calls open something.
+    openings: usize,
+}
+
 /// A process one of whose threads waits for batches, while all others are stopped. Dropping it ends
 /// the chain as well, without waiting for that.
 pub struct Session<'fd> {
@@ -233,6 +244,8 @@ pub struct Session<'fd> {
     number: i32,
     /// How many more descriptors the process may open. It is stopped, so that stays so.
     free: usize,
+    /// The batches that were sent and not waited for yet.
+    in_flight: VecDeque<InFlight>,
     /// Dropped after the socket: a thread with seccomp stays attached while it runs the chain.
     tracees: Tracees,
 }
@@ -255,6 +268,21 @@ impl Session<'_> {
     /// A batch that is too large, or has a call that the seccomp filters do not allow, is refused before it is sent. After a timeout the calls may still be
     /// made.
     pub fn run(&mut self, batch: &Batch<'_>, deadline: Instant) -> Result<Vec<Option<OwnedFd>>> {
+        while !self.in_flight.is_empty() {
+            self.wait(deadline)?;
+        }
+        if !self.send(batch)? {
+            return Err(Error::call("sendmsg", self.pid.as_raw(), Errno::EAGAIN));
+        }
+        self.wait(deadline)
+    }
+
+    /// Sends a batch, which the process runs when it is done with those before: so this one works for the next batch
+    /// while the process works on one. False if there is no room for it now: those before have to be waited for.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn send(&mut self, batch: &Batch<'_>) -> Result<bool> {
         self.check(batch)?;
         let message = self.chain.encode(batch, self.number);
         debug_assert_eq!(message.len(), batch.size());
@@ -264,15 +292,23 @@ impl Session<'_> {
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
         match sendmsg::<()>(self.socket.as_raw_fd(), &[IoSlice::new(&message)], control, flags, None) {
             Ok(_) => {}
+            Err(Errno::EAGAIN) => return Ok(false),
             Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(self.ended()),
             Err(error) => return Err(Error::call("sendmsg", self.pid.as_raw(), error)),
         }
-        let mut opened: Vec<Option<OwnedFd>> =
-            std::iter::repeat_with(|| None).take(batch.openings()).collect();
+        self.in_flight.push_back(InFlight { sent: descriptors.len(), openings: batch.openings() });
+        Ok(true)
+    }
+
+    /// Waits until the process has made all calls of the first batch that was sent and not waited for. Gives what they
+    /// opened; nothing if there is no such batch.
+    pub fn wait(&mut self, deadline: Instant) -> Result<Vec<Option<OwnedFd>>> {
+        let Some(InFlight { sent, openings }) = self.in_flight.pop_front() else { return Ok(Vec::new()) };
+        let mut opened: Vec<Option<OwnedFd>> = std::iter::repeat_with(|| None).take(openings).collect();
         let report = self.receive_report(&mut opened, deadline)?;
         let received = Chain::received(&report);
-        if received < descriptors.len() {
-            return Err(Error::Truncated { pid: self.pid.as_raw(), received, sent: descriptors.len() });
+        if received < sent {
+            return Err(Error::Truncated { pid: self.pid.as_raw(), received, sent });
         }
         Ok(opened)
     }

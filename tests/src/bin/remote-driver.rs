@@ -1,7 +1,7 @@
 //! The engine in a process of its own, so that a test can kill it at any instant.
 //!
 //! `remote-driver PID NUMBER FILE` waits for one byte on standard input, then replaces descriptor NUMBER of
-//! process PID with FILE, in a session of two batches.
+//! process PID with FILE, in a session of two batches, the second of which is sent while the first may still run.
 #![forbid(unsafe_code)]
 
 use std::env;
@@ -10,7 +10,7 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use autofs_fixup::remote::{Batch, Data, Stopped};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -30,11 +30,13 @@ fn main() -> Result<()> {
     first.receive(file.as_fd());
     // A request that no file knows: the call fails, and the batch goes on.
     first.ioctl(received, 0, Data::new([0; 8]).with_number(4, received));
-    session.run(&first, deadline)?;
+    ensure!(session.send(&first)?, "the first batch does not fit");
     let mut second = Batch::new();
     let received = second.receive(file.as_fd());
     second.replace(number, received, true);
-    session.run(&second, deadline)?;
+    ensure!(session.send(&second)?, "the second batch does not fit");
+    session.wait(deadline)?;
+    session.wait(deadline)?;
     session.finish(deadline)?;
     Ok(())
 }
