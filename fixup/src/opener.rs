@@ -1,6 +1,7 @@
 //! Opening mounts in a child process: a walk onto an autofs mount may block for ever, and a child can
 //! be killed. Not one that waits for the end of an expire: where there is one on the way, nobody walks.
 
+use std::collections::VecDeque;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,6 +29,9 @@ const AT_ONCE: usize = 250;
 
 /// How long a message may take. Opening a mount takes some microseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many children open mounts side by side, where there are more than come in one message.
+const CHILDREN: usize = 2;
 
 /// A superblock to open: the index of its place, and its device.
 pub type Wanted = (usize, Device);
@@ -65,6 +69,12 @@ enum Order {
 /// descriptors come with it.
 pub type Answer = Vec<i32>;
 
+/// An answer, with its descriptors.
+type Opened = (Answer, Vec<OwnedFd>);
+
+/// What is said of a child that does not answer as it should.
+const FAILED: &str = "the child that opens mounts failed";
+
 /// Opens mounts at places that are known before.
 #[derive(Debug)]
 pub struct Opener<'a> {
@@ -72,7 +82,7 @@ pub struct Opener<'a> {
     device: &'a ControlDevice,
     /// Whose mount namespace and root directory; `None` for those of this process.
     target: Option<&'a Target>,
-    child: Option<Child>,
+    children: [Option<Child>; CHILDREN],
     /// Where not even a child may walk, as of the first walk or since one blocked.
     expiring: Option<Expiring>,
     /// A look at all expires that was taken before.
@@ -89,7 +99,7 @@ impl<'a> Opener<'a> {
             places,
             device,
             target,
-            child: None,
+            children: [const { None }; CHILDREN],
             expiring: None,
             known: None,
             may_fork: true,
@@ -118,12 +128,12 @@ impl<'a> Opener<'a> {
 
     /// Has a child ready, so that the next mount is opened without delay.
     pub fn prepare(&mut self) -> anyhow::Result<()> {
-        self.child().map(drop)
+        self.child(0).map(drop)
     }
 
-    /// Ends its child, until the next is needed.
+    /// Ends its children, until they are needed again.
     pub fn rest(&mut self) {
-        self.child = None;
+        self.children = [const { None }; CHILDREN];
     }
 
     /// Whether a child may be forked when one is needed. Not while a session is open: it would keep the
@@ -166,9 +176,13 @@ impl<'a> Opener<'a> {
 
     fn open_free_together(&mut self, wanted: &[Wanted]) -> anyhow::Result<Vec<Result<OwnedFd, Errno>>> {
         let mut all = Vec::with_capacity(wanted.len());
-        for part in wanted.chunks(AT_ONCE) {
-            let opened = self.roots(part)?;
-            all.extend(opened.unwrap_or_else(|| part.iter().map(|_| Err(Errno::ETIMEDOUT)).collect()));
+        let parts = wanted.chunks(AT_ONCE);
+        let orders: Vec<Order> = parts.clone().map(|part| Order::Roots(part.to_vec())).collect();
+        for (part, answer) in parts.zip(self.ask_all(&orders)?) {
+            match answer {
+                Some((errors, fds)) => all.extend(pair(errors, fds)?),
+                None => all.extend(part.iter().map(|_| Err(Errno::ETIMEDOUT))),
+            }
         }
         Ok(all)
     }
@@ -236,37 +250,61 @@ impl<'a> Opener<'a> {
         answer.map(|(errors, fds)| pair(errors, fds)).transpose()
     }
 
-    /// Has the child do something; `None` if that blocked.
-    fn ask(&mut self, order: &Order) -> anyhow::Result<Option<(Answer, Vec<OwnedFd>)>> {
-        if self.child.is_none() && !self.may_fork {
-            return Ok(None);
+    /// Has a child do something; `None` if that blocked.
+    fn ask(&mut self, order: &Order) -> anyhow::Result<Option<Opened>> {
+        Ok(self.ask_all(std::slice::from_ref(order))?.pop().flatten())
+    }
+
+    /// Has children do several things, each of them one at a time; `None` for those that blocked.
+    fn ask_all(&mut self, orders: &[Order]) -> anyhow::Result<Vec<Option<Opened>>> {
+        let usable = |child: &usize| self.may_fork || self.children[*child].is_some();
+        let usable: Vec<usize> = (0..CHILDREN).filter(usable).collect();
+        let mut told = VecDeque::with_capacity(usable.len());
+        let mut next = orders.iter().zip(usable.iter().cycle());
+        let mut answers = Vec::with_capacity(orders.len());
+        for _ in orders {
+            for (order, &child) in next.by_ref().take(usable.len() - told.len()) {
+                told.push_back(self.tell(child, order)?.then_some(child));
+            }
+            answers.push(match told.pop_front().flatten() {
+                Some(child) => self.hear(child)?,
+                None => None,
+            });
         }
-        let now = Instant::now();
-        if self.end.is_some_and(|end| end <= now) {
-            return Ok(None);
+        Ok(answers)
+    }
+
+    /// Gives a child an order; false if it has ended and no other may be forked, or the time is over.
+    fn tell(&mut self, child: usize, order: &Order) -> anyhow::Result<bool> {
+        let is_there = self.may_fork || self.children[child].is_some();
+        if !is_there || self.end.is_some_and(|end| end <= Instant::now()) {
+            return Ok(false);
         }
-        let deadline = self.end.unwrap_or(now + self.patience).min(now + self.patience);
-        let answer = {
-            let child = self.child()?;
-            child.send(order, &[]).and_then(|()| child.receive(Some(deadline)))
-        };
-        match answer {
+        self.child(child)?.send(order, &[]).context(FAILED)?;
+        Ok(true)
+    }
+
+    /// Waits for the answer of a child; `None` if it blocks.
+    fn hear(&mut self, child: usize) -> anyhow::Result<Option<Opened>> {
+        let patience = Instant::now() + self.patience;
+        let deadline = self.end.map_or(patience, |end| end.min(patience));
+        match self.child(child)?.receive(Some(deadline)) {
             Ok(answer) => Ok(Some(answer)),
             Err(ChannelError::TimedOut) => {
-                self.child = None;
+                self.children[child] = None;
                 self.expiring = None;
                 Ok(None)
             }
-            Err(error) => Err(error).context("the child that opens mounts failed"),
+            Err(error) => Err(error).context(FAILED),
         }
     }
 
-    fn child(&mut self) -> anyhow::Result<&Child> {
-        let child = match self.child.take() {
+    fn child(&mut self, number: usize) -> anyhow::Result<&Child> {
+        let child = match self.children[number].take() {
             Some(child) => child,
             None => Child::spawn(|channel| self.serve(&channel)).context("cannot start a child")?,
         };
-        Ok(self.child.insert(child))
+        Ok(self.children[number].insert(child))
     }
 
     /// What the child does.
