@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use autofs_cr_common::doc::report::Within;
-use autofs_cr_common::model::{Device, TextPath};
+use autofs_cr_common::model::{Device, Pid, TextPath};
 use nix::errno::Errno;
 
 use super::Mounter;
@@ -23,6 +23,7 @@ impl Mounter<'_> {
         let plan = self.plan;
         let covers = plan.image.mounts.iter().filter(|mount| mount.covers);
         let covered = covers.map(|mount| &mount.mount_point).collect();
+        let mut groups = HashSet::new();
         for (index, item) in plan.items.iter().enumerate() {
             self.progress.set(index);
             if let Some(old) = &item.old {
@@ -39,7 +40,11 @@ impl Mounter<'_> {
                 self.adopted.insert(index, Adopted { root });
             }
             self.find_parked(index, item)?;
-            self.check_group(item)?;
+            if let Some(group) =
+                item.group.filter(|&group| item.action == Action::Connect && groups.insert(group))
+            {
+                self.check_group(item, group)?;
+            }
             if item.action.makes() {
                 self.prepare_places(item)?;
             }
@@ -96,8 +101,7 @@ impl Mounter<'_> {
     }
 
     /// Whether the process group that a superblock is to be made with is there: the kernel asks for it.
-    fn check_group(&self, item: &Item) -> anyhow::Result<()> {
-        let Some(group) = item.group.filter(|_| item.action == Action::Connect) else { return Ok(()) };
+    fn check_group(&self, item: &Item, group: Pid) -> anyhow::Result<()> {
         let found = match nix::sys::signal::killpg(group.to_nix(), None) {
             // It is there, and of another user.
             Err(Errno::EPERM) => Ok(()),
