@@ -20,13 +20,17 @@ pub struct Gadgets {
 }
 
 impl Gadgets {
-    /// Looks through the process's code.
+    /// Looks through the process's code. That of the C library has both, and the program's own can be much larger: the
+    /// process is stopped meanwhile.
     pub fn find(pid: Pid, mappings: &[Mapping]) -> Result<Self> {
         let (mut syscall_ret, mut sigreturn) = (None, None);
         let code = |mapping: &&Mapping| {
             mapping.executable && mapping.readable && !mapping.writable && !mapping.name.is_empty()
         };
-        for mapping in mappings.iter().filter(code).filter(|mapping| mapping.name != "[vsyscall]") {
+        let code = mappings.iter().filter(code).filter(|mapping| mapping.name != "[vsyscall]");
+        let (library, others): (Vec<&Mapping>, Vec<&Mapping>) =
+            code.partition(|mapping| is_c_library(mapping));
+        for mapping in library.into_iter().chain(others) {
             for (address, bytes) in pieces(pid, mapping) {
                 let find = |what: &[u8]| memchr::memmem::find(&bytes, what).map(|at| address + at as u64);
                 syscall_ret = syscall_ret.or_else(|| find(SYSCALL_RET_CODE));
@@ -66,6 +70,11 @@ impl Gadgets {
     }
 }
 
+fn is_c_library(mapping: &Mapping) -> bool {
+    let file = mapping.name.rsplit('/').next().unwrap_or_default();
+    ["libc.", "libc-", "ld-musl-"].iter().any(|start| file.starts_with(start))
+}
+
 /// The code of a mapping in pieces that overlap, without those that cannot be read.
 fn pieces(pid: Pid, mapping: &Mapping) -> impl Iterator<Item = (u64, Vec<u8>)> {
     /// What a piece has of the next one, so that nothing is cut in two.
@@ -78,7 +87,7 @@ fn pieces(pid: Pid, mapping: &Mapping) -> impl Iterator<Item = (u64, Vec<u8>)> {
 }
 
 /// How much code is read at once, in bytes.
-const PIECE: usize = 256 * 1024;
+const PIECE: usize = 64 * 1024;
 
 fn unsuitable(pid: Pid, reason: String) -> Error {
     Error::Unsuitable { pid: pid.as_raw(), reason }
