@@ -4,7 +4,7 @@
 //! | stage | file | what it does |
 //! |---|---|---|
 //! | 1. read | `run.rs`, `source.rs` | the stage document or the environment leads to the segment |
-//! | 2. choose | `side_by_side.rs`, `run.rs`, `sight.rs` | which masters, each in a child process of its own; what they see together |
+//! | 2. choose | `side_by_side.rs`, `run.rs`, `sight.rs`, `ahead.rs` | which masters, each in a child process of its own; what they see together, and what is opened for them |
 //! | 3. prepare | `live.rs`, `live/process.rs` | the process of the master, a claim on it, write ends of its pipes |
 //! | 4. open | `live/open.rs`, `opener.rs`, `expires.rs`, `mounts.rs` | a child opens the mounts in the master's namespace, under a deadline |
 //! | 5. connect | `inside.rs`, `live/connect.rs`, `live/control.rs`, [`remote`] | the master is stopped, opens what only it can open, makes the calls itself, and goes on |
@@ -14,6 +14,7 @@
 //! of `free.rs`.
 #![forbid(unsafe_code)]
 
+mod ahead;
 pub mod cli;
 mod device;
 mod errno;

@@ -122,7 +122,7 @@ fn work(
     watch: &Watch<'_>,
     master: usize,
     device: &ControlDevice,
-    sight: Sight<'_>,
+    mut sight: Sight<'_>,
     voice: Voice,
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
@@ -130,6 +130,7 @@ fn work(
     process.unless_ended(process.check_rights())?;
     let opened = open_target(&process, watch.segment, master);
     let (target, pipes) = process.unless_ended(opened)?;
+    let expires = sight.prepared.expires.take();
     let mut live = Live {
         watch: *watch,
         master,
@@ -137,8 +138,7 @@ fn work(
         sight,
         voice,
         pipes,
-        opener: Opener::new(Places::Segment(watch.segment), device, Some(&target))
-            .knowing(sight.expires.cloned()),
+        opener: Opener::new(Places::Segment(watch.segment), device, Some(&target)).knowing(expires),
         most: descriptor_limit(),
         process,
         tally,
@@ -302,10 +302,13 @@ impl Live<'_> {
         if held.is_empty() && opened.is_empty() && blocked.is_empty() {
             return Ok(());
         }
-        self.opener.allow_fork(false)?;
+        if !held.is_empty() {
+            self.opener.prepare()?;
+        }
+        self.opener.allow_fork(false);
         let pidfd = self.process.pidfd().try_clone_to_owned().context("cannot copy a descriptor")?;
         let result = self.in_one_stop(pidfd.as_fd(), held, &mut opened, &blocked, sent);
-        self.opener.allow_fork(true)?;
+        self.opener.allow_fork(true);
         // Left where it failed before.
         sent.extend(opened.iter().map(Expected::from));
         result

@@ -1,31 +1,28 @@
 //! Opening mounts in a child process: a walk onto an autofs mount may block for ever, and a child can
 //! be killed. Not one that waits for the end of an expire: where there is one on the way, nobody walks.
 
+mod server;
+
 use std::collections::VecDeque;
-use std::ffi::CString;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use autofs_cr_common::channel::{Channel, ChannelError};
+use autofs_cr_common::channel::ChannelError;
 use autofs_cr_common::child::Child;
-use autofs_cr_common::model::{Device, TextPath};
 use autofs_cr_common::scan::Expiring;
-use autofs_cr_common::segment::Segment;
 use autofs_cr_common::sys::autofs::ControlDevice;
 use autofs_cr_common::target::Target;
 use nix::errno::Errno;
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
-use rustix::fs::{Mode, OFlags};
-use rustix::pipe::{PipeFlags, pipe_with};
-use serde::{Deserialize, Serialize};
 
 use crate::expires::{self, Expires};
+use server::{Opened, Order, Server};
+
+pub use server::{Places, Wanted, errors, pair};
 
 /// How many descriptors come in one message.
-const AT_ONCE: usize = 250;
+pub const AT_ONCE: usize = 250;
 
 /// How long a message may take. Opening a mount takes some microseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,55 +30,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How many children open mounts side by side, where there are more than come in one message.
 const CHILDREN: usize = 2;
 
-/// A superblock to open: the index of its place, and its device.
-pub type Wanted = (usize, Device);
-
-/// Places that are known before, by their index.
-#[derive(Debug)]
-pub enum Places<'a> {
-    /// Those of the superblocks in a segment.
-    Segment(&'a Segment),
-    /// These.
-    List(Vec<&'a TextPath>),
-}
-
-impl<'a> Places<'a> {
-    fn get(&self, index: usize) -> Option<&'a TextPath> {
-        match self {
-            Self::Segment(segment) => {
-                segment.superblocks().get(index).map(|superblock| &superblock.mount_point)
-            }
-            Self::List(places) => places.get(index).copied(),
-        }
-    }
-}
-
-/// What the child shall do.
-#[derive(Debug, Serialize, Deserialize)]
-enum Order {
-    /// Open these mounts.
-    Roots(Vec<Wanted>),
-    /// Walk to the directories above these places.
-    Parents(Vec<usize>),
-}
-
-/// The errors of an answer, one for each that was asked for: 0 for those that were opened, whose
-/// descriptors come with it.
-pub type Answer = Vec<i32>;
-
-/// An answer, with its descriptors.
-type Opened = (Answer, Vec<OwnedFd>);
-
 /// What is said of a child that does not answer as it should.
 const FAILED: &str = "the child that opens mounts failed";
 
 /// Opens mounts at places that are known before.
 #[derive(Debug)]
 pub struct Opener<'a> {
-    places: Places<'a>,
-    device: &'a ControlDevice,
-    /// Whose mount namespace and root directory; `None` for those of this process.
-    target: Option<&'a Target>,
+    server: Server<'a>,
     children: [Option<Child>; CHILDREN],
     /// Where not even a child may walk, as of the first walk or since one blocked.
     expiring: Option<Expiring>,
@@ -96,9 +51,7 @@ impl<'a> Opener<'a> {
     /// One without a child yet.
     pub fn new(places: Places<'a>, device: &'a ControlDevice, target: Option<&'a Target>) -> Self {
         Self {
-            places,
-            device,
-            target,
+            server: Server { places, device, target },
             children: [const { None }; CHILDREN],
             expiring: None,
             known: None,
@@ -112,6 +65,11 @@ impl<'a> Opener<'a> {
     pub fn knowing(mut self, known: Option<Expires>) -> Self {
         self.known = known;
         self
+    }
+
+    /// For the next walks: what such a look has seen now.
+    pub fn renew(&mut self, known: Option<Expires>) {
+        (self.expiring, self.known) = (None, known);
     }
 
     /// The same for who tries it again and again, and must be fast: with another time for each message.
@@ -138,12 +96,8 @@ impl<'a> Opener<'a> {
 
     /// Whether a child may be forked when one is needed. Not while a session is open: it would keep the
     /// session's descriptors.
-    pub fn allow_fork(&mut self, may_fork: bool) -> anyhow::Result<()> {
-        if !may_fork {
-            self.prepare()?;
-        }
+    pub fn allow_fork(&mut self, may_fork: bool) {
         self.may_fork = may_fork;
-        Ok(())
     }
 
     /// Opens mounts, each with its own result; ETIMEDOUT where that blocks.
@@ -215,12 +169,12 @@ impl<'a> Opener<'a> {
         }
         let expiring = match self.expiring.take() {
             Some(known) => known,
-            None => expires::of_target(self.target, self.known.take())
+            None => expires::of_target(self.server.target, self.known.take())
                 .context("cannot look for expires that are not answered")?,
         };
         let expiring = &*self.expiring.insert(expiring);
         let waits = |at: usize| {
-            let path = self.places.get(at).and_then(|place| end(place));
+            let path = self.server.places.get(at).and_then(|place| end(place));
             path.is_some_and(|path| expiring.on_the_way(path).is_some())
         };
         Ok(places.map(waits).collect())
@@ -302,44 +256,9 @@ impl<'a> Opener<'a> {
     fn child(&mut self, number: usize) -> anyhow::Result<&Child> {
         let child = match self.children[number].take() {
             Some(child) => child,
-            None => Child::spawn(|channel| self.serve(&channel)).context("cannot start a child")?,
+            None => Child::spawn(|channel| self.server.serve(&channel)).context("cannot start a child")?,
         };
         Ok(self.children[number].insert(child))
-    }
-
-    /// What the child does.
-    fn serve(&self, channel: &Channel) -> anyhow::Result<()> {
-        if let Some(target) = self.target {
-            target.enter_mounts().with_context(|| format!("cannot enter the mounts of {}", target.pid()))?;
-        }
-        let_go_of_streams().context("cannot let go of the standard streams")?;
-        loop {
-            let order: Order = match channel.receive(None) {
-                Ok((order, _)) => order,
-                Err(ChannelError::Closed) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            };
-            let opened: Vec<_> = match order {
-                Order::Roots(wanted) => wanted.into_iter().map(|wanted| self.open_one(wanted)).collect(),
-                Order::Parents(places) => places.into_iter().map(|place| self.walk_above(place)).collect(),
-            };
-            let fds: Vec<_> = opened.iter().flatten().map(AsFd::as_fd).collect();
-            channel.send(&errors(&opened), &fds)?;
-        }
-    }
-
-    fn open_one(&self, (index, device): Wanted) -> Result<OwnedFd, Errno> {
-        let place = self.places.get(index).ok_or(Errno::EINVAL)?;
-        let path = CString::new(place.as_bytes()).map_err(|_| Errno::EINVAL)?;
-        let opened = self.device.open_mount(&path, device);
-        opened.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
-    }
-
-    /// Never gives a descriptor: only whether it ends is asked for.
-    fn walk_above(&self, index: usize) -> Result<OwnedFd, Errno> {
-        let above = self.places.get(index).and_then(|place| place.parent()).ok_or(Errno::EINVAL)?;
-        let walked = rustix::fs::open(above, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-        Err(walked.map_or_else(|error| Errno::from_raw(error.raw_os_error()), |_| Errno::UnknownErrno))
     }
 }
 
@@ -347,29 +266,4 @@ impl<'a> Opener<'a> {
 /// process that the master's pid namespace cannot see fails at once.
 pub fn may_be_pending(errno: Errno) -> bool {
     matches!(errno, Errno::ETIMEDOUT | Errno::ENOENT)
-}
-
-/// A child may outlive this tool where it cannot be killed, and nobody shall wait for it at the end of a pipe.
-/// There may be no /dev/null to stand in.
-fn let_go_of_streams() -> io::Result<()> {
-    let (nothing, nobody) = pipe_with(PipeFlags::CLOEXEC)?;
-    dup2_stdin(nothing)?;
-    dup2_stdout(&nobody)?;
-    dup2_stderr(&nobody)?;
-    Ok(())
-}
-
-/// What is sent of these besides the descriptors.
-pub fn errors(opened: &[Result<OwnedFd, Errno>]) -> Answer {
-    opened.iter().map(|one| one.as_ref().err().map_or(0, |&errno| errno as i32)).collect()
-}
-
-/// The reverse of [`errors`].
-pub fn pair(errors: Answer, fds: Vec<OwnedFd>) -> anyhow::Result<Vec<Result<OwnedFd, Errno>>> {
-    let mut fds = fds.into_iter();
-    let mut next = || fds.next().context("a descriptor is missing");
-    errors
-        .into_iter()
-        .map(|error| if error == 0 { next().map(Ok) } else { Ok(Err(Errno::from_raw(error))) })
-        .collect()
 }

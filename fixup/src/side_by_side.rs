@@ -13,6 +13,7 @@ use autofs_cr_common::segment::Segment;
 use autofs_cr_common::sys::autofs::ControlDevice;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::ahead::{Ahead, Prepared};
 use crate::live::{self, Tally};
 use crate::sight::{Question, Said, Sight, Together};
 use crate::watch::Watch;
@@ -71,7 +72,8 @@ impl Work<'_> {
     /// Works on these masters, by their indices in the segment.
     pub fn run(&self, masters: &[usize]) -> anyhow::Result<Summary> {
         let most = available_parallelism().map_or(FEWEST, |cores| (2 * cores.get()).max(FEWEST));
-        let mut together = Together::look(self.segment, masters);
+        let together = Together::look(self.segment, masters);
+        let mut ahead = Ahead::new(&together, self.segment, self.device);
         let steps: usize = masters.iter().map(|&master| self.segment.superblocks_of(master).count()).sum();
         let progress = self.voice.progress("connected", steps);
         let mut queue: VecDeque<usize> = masters.iter().copied().collect();
@@ -80,8 +82,8 @@ impl Work<'_> {
         loop {
             while children.working.len() < most && children.asking.len() < MOST_ASKING {
                 let Some(master) = queue.pop_front() else { break };
-                together.look_for_expires();
-                children.working.insert(master, self.start(master, &together, &progress)?);
+                let prepared = ahead.prepare(master);
+                children.working.insert(master, self.start(master, prepared, &together, &progress)?);
             }
             if children.working.is_empty() && children.asking.is_empty() {
                 return Ok(summary);
@@ -101,10 +103,16 @@ impl Work<'_> {
         }
     }
 
-    fn start(&self, master: usize, together: &Together, progress: &Progress) -> anyhow::Result<Child> {
+    fn start(
+        &self,
+        master: usize,
+        prepared: Prepared,
+        together: &Together,
+        progress: &Progress,
+    ) -> anyhow::Result<Child> {
         let hears_steps = progress.is_shown();
         Child::spawn(|channel| {
-            let sight = together.of(master, &channel, hears_steps);
+            let sight = together.of(master, prepared, &channel, hears_steps);
             self.work(&channel, master, sight)
         })
         .context("cannot start a child")

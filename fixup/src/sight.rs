@@ -9,11 +9,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use anyhow::Context;
 use autofs_cr_common::channel::Channel;
 use autofs_cr_common::model::{Device, SuperOptions};
-use autofs_cr_common::proc::{Proc, ProcessDir};
+use autofs_cr_common::proc::ProcessDir;
 use autofs_cr_common::segment::Segment;
+use autofs_cr_common::target::Target;
 use serde::{Deserialize, Serialize};
 
-use crate::expires::Expires;
+use crate::ahead::Prepared;
 use crate::live::{Process, find};
 use crate::mounts;
 
@@ -27,15 +28,16 @@ pub type Question = Vec<Device>;
 pub type Answer = Result<Vec<Option<SuperOptions>>, String>;
 
 /// Where a process sees mounts: its mount namespace and root directory.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct View(u64, Vec<u8>);
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct View(u64, Vec<u8>);
 
 /// What the parent sees.
 #[derive(Debug, Default)]
 pub struct Together {
     /// The view of each master that shares it with another one.
     views: HashMap<usize, View>,
-    expires: Option<Expires>,
+    /// One of the masters with each view.
+    targets: BTreeMap<View, Target>,
 }
 
 impl Together {
@@ -55,22 +57,35 @@ impl Together {
             together.views.insert(master, view);
         }
         together.views.retain(|_, view| count[view] > 1);
+        for (&master, view) in &together.views {
+            if !together.targets.contains_key(view) {
+                let target = find(&segment.masters()[master]).ok().and_then(|process| target(&process));
+                together.targets.extend(target.map(|target| (view.clone(), target)));
+            }
+        }
         together
     }
 
-    /// Looks where something is being expired, if the last look is old. Where that fails, the process that works on a
-    /// master fails too, and tells why.
-    pub fn look_for_expires(&mut self) {
-        let is_needed = !self.views.is_empty();
-        if is_needed && !self.expires.as_ref().is_some_and(Expires::stays_good) {
-            self.expires = Proc::open().and_then(|proc| Expires::look(&proc)).ok();
-        }
+    /// The view of a master, if others have it too.
+    pub fn view(&self, master: usize) -> Option<&View> {
+        self.views.get(&master)
+    }
+
+    /// A process with each view.
+    pub fn targets(&self) -> impl Iterator<Item = (&View, &Target)> {
+        self.targets.iter()
     }
 
     /// What the process that works on a master gets.
-    pub fn of<'a>(&'a self, master: usize, channel: &'a Channel, hears_steps: bool) -> Sight<'a> {
+    pub fn of<'a>(
+        &self,
+        master: usize,
+        prepared: Prepared,
+        channel: &'a Channel,
+        hears_steps: bool,
+    ) -> Sight<'a> {
         let parent = self.views.contains_key(&master).then_some(channel);
-        Sight { expires: self.expires.as_ref(), parent, listener: hears_steps.then_some(channel) }
+        Sight { prepared, parent, listener: hears_steps.then_some(channel) }
     }
 
     /// Answers the questions of several masters, with one look for all that see the same.
@@ -92,15 +107,21 @@ impl Together {
     }
 }
 
+fn target(process: &Process) -> Option<Target> {
+    let target = Target::open(process.pid()).ok()?;
+    process.check_alive().ok()?;
+    Some(target)
+}
+
 fn view(process: &Process) -> Option<View> {
     Some(View(process.dir().mount_namespace().ok()?, process.dir().root().ok()?))
 }
 
 /// What the process that works on one master sees.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Sight<'a> {
-    /// A look at all expires.
-    pub expires: Option<&'a Expires>,
+    /// What was done before for its master.
+    pub prepared: Prepared,
     /// Who tells what is there now.
     parent: Option<&'a Channel>,
     /// Who wants to hear of every step.

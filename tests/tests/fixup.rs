@@ -725,6 +725,41 @@ fn a_mount_that_hangs_fails_alone() -> Result<()> {
     Ok(())
 }
 
+/// The mounts of all are opened by one child, until one blocks.
+#[test]
+fn masters_are_connected_beside_one_with_a_pending_request() -> Result<()> {
+    require!(Root, Autofs, Ptrace);
+    let mut world = World::new()?;
+    let mut masters = Vec::new();
+    for name in ["a", "b", "c"] {
+        let options = MasterOptions::new().direct(name);
+        let is_blocked = name == "b";
+        let mut master = world.master(if is_blocked { options.arg("--swallow") } else { options })?;
+        if is_blocked {
+            world.adopt(name, &mut master)?
+        } else {
+            world.cut_off(name, &mut master)?
+        };
+        masters.push((name, master));
+    }
+    let mut touch = world.sandbox.touch_in_background(world.path("b"));
+    touch.wait_until_blocked();
+    let owner = world.publish()?;
+    // Inside, as a walk from a pid namespace that the master does not see fails at once.
+    world.sandbox.command(program("autofs-fixup")).stdin(stage(&owner)).run().assert_success();
+    assert_connected(&owner);
+    assert_eq!(touch.join(), Err(TouchError::Errno(Errno::ENOENT)));
+    for (name, master) in &mut masters {
+        if *name == "b" {
+            master.serve()?;
+        }
+        world.sandbox.touch(world.path(name))?;
+        master.assert_undisturbed();
+    }
+    world.sandbox.assert_nothing_blocked();
+    Ok(())
+}
+
 /// A walk to such a mount blocks for all but the master, so the master itself opens it.
 #[test]
 fn a_direct_mount_with_a_pending_request_is_connected() -> Result<()> {

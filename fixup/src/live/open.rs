@@ -113,7 +113,15 @@ impl Live<'_> {
         let (plain, controlled): (Vec<usize>, Vec<usize>) =
             indices.iter().partition(|&&index| superblocks[index].control_fds.is_empty());
         let plain: Vec<Wanted> = plain.into_iter().map(|index| (index, superblocks[index].device)).collect();
-        let failed = self.walk(&plain, roots)?;
+        let mut ahead = std::mem::take(&mut self.sight.prepared.roots);
+        let mut rest = Vec::new();
+        for one in plain {
+            match ahead.remove(&one.0) {
+                Some(root) => roots.push((one, Root::Open(root))),
+                None => rest.push(one),
+            }
+        }
+        let failed = self.walk(&rest, roots)?;
         let failed = failed.into_iter().map(|((index, _), errno)| (index, Some(errno)));
         Ok(failed.chain(controlled.into_iter().map(|index| (index, None))).collect())
     }
