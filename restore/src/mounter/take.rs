@@ -118,8 +118,10 @@ impl Mounter<'_> {
             bail!(what);
         }
         self.root.forget_below(&root.mount_point);
-        let found = Site::find(&self.root, &root.mount_point, root.top()?)
-            .and_then(|site| root.cover.as_ref().map_or(Ok(()), |_| site.check()).map(|()| site));
+        let found = match &root.cover {
+            Some(_) => Site::find(&self.root, &root.mount_point, root.top()?),
+            None => Site::of_known(&self.root, &root.mount_point, root.id),
+        };
         let site = match found {
             Ok(site) => {
                 // The new one has to go where this one was, also when that is renamed meanwhile.

@@ -27,8 +27,14 @@ pub struct Site {
 }
 
 impl Site {
-    /// That of the mount with this id, which has to be the top one at its place when it is unmounted.
+    /// Finds the mount with this id, which has to be the top one at its place.
     pub fn find(root: &Root, mount_point: &TextPath, id: u64) -> io::Result<Self> {
+        let site = Self::of_known(root, mount_point, id)?;
+        site.check().map(|()| site)
+    }
+
+    /// The same where that is known: it is looked at when it is unmounted.
+    pub fn of_known(root: &Root, mount_point: &TextPath, id: u64) -> io::Result<Self> {
         let (directory, name) = root.parent(mount_point)?;
         Ok(Self { directory, name: name.to_owned(), id })
     }
@@ -65,8 +71,7 @@ impl Site {
         within(&self.directory, || Ok(rustix::mount::unmount(&*self.name, UnmountFlags::NOFOLLOW | flags)?))
     }
 
-    /// Fails unless it is the top one at its place.
-    pub fn check(&self) -> io::Result<()> {
+    fn check(&self) -> io::Result<()> {
         match mount_id_at(self.directory.as_fd(), &self.name)? == self.id {
             true => Ok(()),
             false => Err(io::Error::other(OTHER_MOUNT)),
