@@ -164,9 +164,11 @@ fn fail_rest(segment: &Segment, master: usize, errno: Errno) -> anyhow::Result<(
     give_up(segment, rest, errno)
 }
 
-/// How many mounts can be open at a time, after this process's limit was raised as far as it goes.
+/// How many mounts can be open at a time, after this process's limit was raised as far as it goes. What is open already
+/// was inherited, as the channels of other children.
 fn descriptor_limit() -> usize {
-    raise_descriptors().saturating_sub(OTHER_DESCRIPTORS).max(1)
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    raise_descriptors().saturating_sub(OTHER_DESCRIPTORS + open).max(1)
 }
 
 /// A live master that is being connected.

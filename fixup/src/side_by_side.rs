@@ -8,6 +8,7 @@ use anyhow::Context;
 use autofs_cr_common::channel::Channel;
 use autofs_cr_common::child::Child;
 use autofs_cr_common::cli::{Voice, count, say};
+use autofs_cr_common::limits::raise_descriptors;
 use autofs_cr_common::progress::Progress;
 use autofs_cr_common::segment::Segment;
 use autofs_cr_common::sys::autofs::ControlDevice;
@@ -22,8 +23,10 @@ use crate::{TOOL, show};
 /// The fewest children at work at a time, where there are that many masters: they wait more than they work.
 const FEWEST: usize = 4;
 
-/// How many children wait at most for a look at the mounts, which is then taken. Each is a process.
+/// How many children wait at most for a look at the mounts, which is then taken. Each is a process, and its channel a
+/// descriptor, of which they have at most this part of all.
 const MOST_ASKING: usize = 256;
+const PART_OF_DESCRIPTORS: usize = 4;
 
 /// How long they wait for the next one of those at work, so that one look does for many. As long as a look at
 /// 20,000 mounts takes.
@@ -72,6 +75,7 @@ impl Work<'_> {
     /// Works on these masters, by their indices in the segment.
     pub fn run(&self, masters: &[usize]) -> anyhow::Result<Summary> {
         let most = available_parallelism().map_or(FEWEST, |cores| (2 * cores.get()).max(FEWEST));
+        let most_asking = (raise_descriptors() / PART_OF_DESCRIPTORS).clamp(1, MOST_ASKING);
         let together = Together::look(self.segment, masters);
         let mut ahead = Ahead::new(&together, self.segment, self.device);
         let steps: usize = masters.iter().map(|&master| self.segment.superblocks_of(master).count()).sum();
@@ -80,7 +84,7 @@ impl Work<'_> {
         let mut children = Children::default();
         let mut summary = Summary::default();
         loop {
-            while children.working.len() < most && children.asking.len() < MOST_ASKING {
+            while children.working.len() < most && children.asking.len() < most_asking {
                 let Some(master) = queue.pop_front() else { break };
                 let prepared = ahead.prepare(master);
                 children.working.insert(master, self.start(master, prepared, &together, &progress)?);
@@ -88,7 +92,7 @@ impl Work<'_> {
             if children.working.is_empty() && children.asking.is_empty() {
                 return Ok(summary);
             }
-            let all_ask = children.working.is_empty() || children.asking.len() >= MOST_ASKING;
+            let all_ask = children.working.is_empty() || children.asking.len() >= most_asking;
             let ready = if all_ask { Vec::new() } else { children.wait()? };
             if ready.is_empty() {
                 children.answer(&together, self.segment)?;

@@ -41,6 +41,23 @@ fn many_masters_are_connected_from_a_few_looks_at_the_mounts() -> Result<()> {
     sandbox.close()
 }
 
+/// Those that wait for a look at the mounts have a channel each.
+#[test]
+fn more_masters_than_descriptors_are_connected() -> Result<()> {
+    const LIMIT: usize = 80;
+    require!(Root, Autofs, Ptrace);
+    let _alone = alone();
+    let sandbox = Sandbox::new()?;
+    let mut all = masters(&sandbox, LIMIT + 6, 1)?;
+    let image = dump(&sandbox);
+    let restore = Tool::restore().target(&sandbox).args(["--replace", "--connect=fixup"]).stdin(image);
+    let (restored, fixed) = restore.pipe(Tool::fixup().most_descriptors(LIMIT));
+    restored.assert_success();
+    fixed.assert_success();
+    all.iter_mut().for_each(Master::assert_undisturbed);
+    sandbox.close()
+}
+
 #[test]
 fn a_fixup_tells_how_long_it_stopped_the_master() -> Result<()> {
     require!(Root, Autofs, Ptrace);
