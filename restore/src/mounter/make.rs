@@ -94,15 +94,6 @@ impl Mounter<'_> {
             Some(whole) => whole,
             None => self.create(item, action, number)?,
         };
-        let root = superblock::open_root(&whole).context("cannot open its root")?;
-        // By the older ioctl, as the newer one is for its process group.
-        set_timeout_as_admin(root.as_fd(), superblock.options.timeout()).context("cannot set its timeout")?;
-        superblock::furnish(root.as_fd(), &superblock.directories, &superblock.symlinks)
-            .context("cannot make the directories inside")?;
-        if action != Action::Connect {
-            self.device.make_catatonic(root.as_fd()).context("cannot make it catatonic")?;
-        }
-        drop(root);
         self.attach_mounts(item, whole)
     }
 
@@ -156,15 +147,26 @@ impl Mounter<'_> {
         self.attach_all(item, whole)
     }
 
-    /// Makes the superblock of an item, with its device number.
+    /// Makes the superblock of an item, with its device number and all that is inside.
     pub(super) fn create(&mut self, item: usize, action: Action, number: Number) -> anyhow::Result<OwnedFd> {
-        self.create_by(item, action, number).map_err(|error| match self.master_lives(item) {
-            false if action == Action::Connect => error.context("its master has ended"),
-            _ => error,
-        })
+        let whole =
+            self.create_bare(item, action, number).map_err(|error| match self.master_lives(item) {
+                false if action == Action::Connect => error.context("its master has ended"),
+                _ => error,
+            })?;
+        let superblock = &self.plan.image.superblocks[item];
+        let root = superblock::open_root(&whole).context("cannot open its root")?;
+        // By the older ioctl, as the newer one is for its process group.
+        set_timeout_as_admin(root.as_fd(), superblock.options.timeout()).context("cannot set its timeout")?;
+        superblock::furnish(root.as_fd(), &superblock.directories, &superblock.symlinks)
+            .context("cannot make the directories inside")?;
+        if action != Action::Connect {
+            self.device.make_catatonic(root.as_fd()).context("cannot make it catatonic")?;
+        }
+        Ok(whole)
     }
 
-    fn create_by(&mut self, item: usize, action: Action, number: Number) -> anyhow::Result<OwnedFd> {
+    fn create_bare(&mut self, item: usize, action: Action, number: Number) -> anyhow::Result<OwnedFd> {
         let recipe = self.recipes.of(item, action)?;
         let planned = &self.plan.items[item];
         if number == Number::Any || !planned.keeps_device {
