@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use autofs_cr_common::model::{Device, KernelPipe, OptionsReader};
+use autofs_cr_common::model::{Device, KernelPipe, OptionsReader, TextPath};
 use autofs_cr_common::proc::{ProcessDir, mountinfo};
 
 use crate::live::{Masters, ReadPipe};
@@ -20,7 +20,8 @@ pub struct Found<'p> {
 pub fn read<'p>(process: &ProcessDir, plan: &'p Plan) -> anyhow::Result<Found<'p>> {
     let text = process.mountinfo()?;
     let of_any_number = plan.items.iter().filter(|item| !item.keeps_device);
-    let places: HashSet<&[u8]> = of_any_number.filter_map(|item| first_place(plan, item)).collect();
+    let places = of_any_number.filter_map(|item| first_place(plan, item));
+    let places: HashSet<&[u8]> = places.map(TextPath::as_bytes).collect();
     let mut found = Found::default();
     let mut reader = OptionsReader::default();
     for line in mountinfo::lines(&text) {
@@ -35,8 +36,8 @@ pub fn read<'p>(process: &ProcessDir, plan: &'p Plan) -> anyhow::Result<Found<'p
     Ok(found)
 }
 
-fn first_place<'p>(plan: &'p Plan, item: &Item) -> Option<&'p [u8]> {
-    item.mounts.first().map(|&mount| plan.image.mounts[mount].mount_point.as_bytes())
+fn first_place<'p>(plan: &'p Plan, item: &Item) -> Option<&'p TextPath> {
+    item.mounts.first().map(|&mount| &plan.image.mounts[mount].mount_point)
 }
 
 /// What is not as planned, a sentence each. A superblock that was made with any number is known by its
@@ -44,8 +45,9 @@ fn first_place<'p>(plan: &'p Plan, item: &Item) -> Option<&'p [u8]> {
 pub fn problems(plan: &Plan, masters: &Masters, found: &Found<'_>) -> Vec<String> {
     let mut problems = Vec::new();
     for (item, superblock) in plan.items.iter().zip(&plan.image.superblocks) {
-        let pipe = match first_place(plan, item) {
-            Some(place) if !item.keeps_device => found.by_mount_point.get(place),
+        let place = first_place(plan, item);
+        let pipe = match place {
+            Some(place) if !item.keeps_device => found.by_mount_point.get(place.as_bytes()),
             _ => found.by_device.get(&superblock.device),
         };
         let wrong = match pipe {
@@ -54,8 +56,8 @@ pub fn problems(plan: &Plan, masters: &Masters, found: &Found<'_>) -> Vec<String
             Some(pipe) => wrong_pipe(item.action, *pipe, masters.pipe_of(superblock)),
         };
         if let Some(wrong) = wrong {
-            let place = item.mounts.first().map(|&mount| plan.image.mounts[mount].mount_point.to_string());
-            problems.push(format!("{} ({}) {wrong}", place.unwrap_or_default(), superblock.device));
+            let place = place.map(ToString::to_string).unwrap_or_default();
+            problems.push(format!("{place} ({}) {wrong}", superblock.device));
         }
     }
     problems
